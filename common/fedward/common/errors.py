@@ -1,0 +1,113 @@
+"""Every way fedward refuses, as one tree.
+
+    FedwardError                  exit code
+    ├── StudyError                3   the study file is missing, malformed or contradicts itself
+    ├── SiteConfigError           4   a site.toml is missing, malformed or does not fit the study
+    ├── DataError                 5   a site's data cannot be used as the study demands
+    ├── PrivacyError              6   the privacy promise cannot be kept, so nothing is trained
+    ├── TrainingError             7   training cannot go on (diverged, produced NaN)
+    ├── RoundError                8   the federation cannot go on (too few sites, refused update)
+    ├── ModelError                9   a model bundle is missing, damaged or does not fit the input
+    ├── OutputError               10  results cannot be written (full disk, no permission)
+    ├── MissingExtraError         11  a part of fedward that this command needs is not installed
+    └── Interrupted               130 stopped by Ctrl-C; what was finished is checkpointed
+
+Exit code 0 is success, 1 a defect in fedward itself, 2 a wrong command line.
+
+A message is one line that says what is wrong, where, and what to do next. It never contains
+anything private: no value of a patient, no exact count below a minimum cell, no exception text of
+another library that might quote data.
+
+    >>> str(StudyError("[privacy] epsilon is missing", hint="add epsilon = 3.0"))
+    '[privacy] epsilon is missing: add epsilon = 3.0'
+    >>> StudyError("x", hint="y").exit_code
+    3
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FedwardError(Exception):
+    """A refusal that the user can act on.
+
+    Attributes:
+        exit_code: what the `fedward` command exits with.
+        hint: what to do next, in the imperative.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, problem: str, *, hint: str) -> None:
+        super().__init__(f"{problem}: {hint}")
+        self.problem = problem
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Keep errors picklable: worker processes hand them back."""
+        return _rebuild, (type(self), self.problem, self.hint)
+
+
+def _rebuild(kind: type[FedwardError], problem: str, hint: str) -> FedwardError:
+    return kind(problem, hint=hint)
+
+
+class StudyError(FedwardError):
+    """The study file is missing, malformed or contradicts itself."""
+
+    exit_code = 3
+
+
+class SiteConfigError(FedwardError):
+    """A site.toml is missing, malformed or does not fit the study."""
+
+    exit_code = 4
+
+
+class DataError(FedwardError):
+    """A site's data cannot be used as the study demands."""
+
+    exit_code = 5
+
+
+class PrivacyError(FedwardError):
+    """The privacy promise cannot be kept, so nothing is trained."""
+
+    exit_code = 6
+
+
+class TrainingError(FedwardError):
+    """Training cannot go on: it diverged or produced values that are not finite."""
+
+    exit_code = 7
+
+
+class RoundError(FedwardError):
+    """The federation cannot go on: too few sites, or an update was refused."""
+
+    exit_code = 8
+
+
+class ModelError(FedwardError):
+    """A model bundle is missing, damaged or does not fit the input."""
+
+    exit_code = 9
+
+
+class OutputError(FedwardError):
+    """Results cannot be written."""
+
+    exit_code = 10
+
+
+class MissingExtraError(FedwardError):
+    """A part of fedward that this command needs is not installed."""
+
+    exit_code = 11
+
+
+class Interrupted(FedwardError):  # noqa: N818  (an event, not a fault)
+    """Stopped by the user; everything finished until then is kept."""
+
+    exit_code = 130

@@ -1,0 +1,1 @@
+"""The models a study can name: one file each."""

@@ -1,0 +1,50 @@
+"""A small convolutional network for 2-D images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from fedward.common.models.registry import ModelSpec, register
+
+if TYPE_CHECKING:
+    from torch import nn
+
+GROUP = 8
+"""Channels per normalisation group; GroupNorm sees one example at a time, so it leaks nothing."""
+
+
+@register
+class SmallCNN(ModelSpec):
+    """`name = "cnn"`: blocks of convolution, GroupNorm, ReLU and 2×2 pooling, then a linear layer.
+
+    `channels` gives the width of each block (multiples of 8); `pool` is the side of the grid that
+    the last feature map is averaged to before the linear layer.
+    """
+
+    modalities: ClassVar[tuple[str, ...]] = ("image",)
+    name: Literal["cnn"] = "cnn"
+    channels: Annotated[
+        tuple[Annotated[int, Field(ge=GROUP, le=512, multiple_of=GROUP)], ...],
+        Field(min_length=1, max_length=6),
+    ] = (16, 32)
+    pool: Annotated[int, Field(ge=1, le=16)] = 4
+
+    def build(self, inputs: tuple[int, ...], outputs: int) -> nn.Module:
+        """Conv-GroupNorm-ReLU-MaxPool blocks, adaptive average pooling, linear."""
+        from torch import nn
+
+        widths = (inputs[0], *self.channels)
+        layers: list[nn.Module] = []
+        for before, after in zip(widths, widths[1:], strict=False):
+            layers += [
+                nn.Conv2d(before, after, kernel_size=3, padding=1),
+                nn.GroupNorm(after // GROUP, after),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ]
+        features = widths[-1] * self.pool**2
+        return nn.Sequential(
+            *layers, nn.AdaptiveAvgPool2d(self.pool), nn.Flatten(), nn.Linear(features, outputs)
+        )
