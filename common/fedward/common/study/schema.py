@@ -257,9 +257,9 @@ class PrivacySection(Section):
 
     With `mode = "dp"` the whole study, at each site, is (`epsilon`, `delta`)-differentially private
     under adding or removing one `unit`. The noise is calibrated to that; an explicit
-    `noise_multiplier` (σ/C of the training noise) is taken as given, and the study is refused where
-    it would cost more than `epsilon`. `statistics_share` of the budget goes to the sums of federated
-    preprocessing, if the study has any.
+    `noise_multiplier` (σ/C of the training noise) is taken as given, and the study is refused
+    where it would cost more than `epsilon`. `statistics_share` of the budget goes to the sums of
+    federated preprocessing, if the study has any.
     """
 
     mode: Literal["none", "dp"]
@@ -293,10 +293,10 @@ class AggregationSection(Section):
 class EvaluationSection(Section):
     """`[evaluation]`: how models are judged.
 
-    `holdout` is the share of patients kept for testing, chosen by keyed hash (unless the site's data
-    say which). Counts leave a site only in cells of at least `min_cell` patients. `bins` is the
-    resolution of score histograms. `every` evaluates at the sites after that many rounds, 0 only
-    after the last; under differential privacy every evaluation costs.
+    `holdout` is the share of patients kept for testing, chosen by keyed hash (unless the site's
+    data say which). Counts leave a site only in cells of at least `min_cell` patients. `bins` is
+    the resolution of score histograms. `every` evaluates at the sites after that many rounds, 0
+    only after the last; under differential privacy every evaluation costs.
     """
 
     holdout: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.25
@@ -313,9 +313,9 @@ class EvaluationSection(Section):
 class Partition(Section):
     """`[simulation.partition]`: how one table becomes many virtual sites.
 
-    `column` (real hospitals), `iid`, `dirichlet` (label skew with concentration `alpha`), `quantity`
-    (sizes from a Dirichlet with `alpha`), `feature-shift` (sites are slices along one feature,
-    blurred by `alpha`).
+    `column` (real hospitals), `iid`, `dirichlet` (label skew with concentration `alpha`),
+    `quantity` (sizes from a Dirichlet with `alpha`), `feature-shift` (sites are slices along one
+    feature, blurred by `alpha`).
     """
 
     kind: Literal["column", "iid", "dirichlet", "quantity", "feature-shift"]
@@ -413,20 +413,21 @@ class Study(Section):
         image = self.data.modality == "image"
         if image != (self.preprocess.image is not None):
             word = "needs" if image else "has no"
-            raise ValueError(f"a study with modality '{self.data.modality}' {word} [preprocess.image]")
+            raise ValueError(
+                f"a study with modality '{self.data.modality}' {word} [preprocess.image]"
+            )
         if image:
             return
         unbounded = [f.name for f in self.data.numeric if not f.bounded]
         if unbounded and "bounds" in (self.preprocess.standardise, self.preprocess.impute):
-            raise ValueError(
-                f"[preprocess] 'bounds' needs min and max of feature {unbounded[0]}"
-            )
+            raise ValueError(f"[preprocess] 'bounds' needs min and max of feature {unbounded[0]}")
 
     def _check_metric(self) -> None:
         regression = self.evaluation.metric in ("rmse", "mae", "r2")
         if regression != (self.task.kind == "regression"):
             raise ValueError(
-                f"[evaluation] metric '{self.evaluation.metric}' does not fit a {self.task.kind} task"
+                f"[evaluation] metric '{self.evaluation.metric}' does not fit "
+                f"a {self.task.kind} task"
             )
 
     def _check_private(self) -> None:

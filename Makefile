@@ -1,0 +1,79 @@
+# Every target sets up what it needs in .venv; nothing has to be installed by hand but Python and make.
+#
+#   PYTHON       the interpreter to build .venv with (3.11, 3.12 or 3.13)
+#   TORCH_INDEX  address of an extra package index that holds PyTorch's CPU wheels (see pytorch.org);
+#                on Linux without it, pip may choose the build with several gigabytes of GPU libraries
+#   PIP_ARGS     more arguments for pip, for example --no-index --find-links=wheelhouse
+#   OUT          where `make demo` writes its report
+#   TESTARGS     more arguments for pytest
+
+SUPPORTED = import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	"$$p" -c '$(SUPPORTED)' 2>/dev/null && { echo "$$p"; break; }; done)
+TORCH_INDEX ?=
+PIP_ARGS ?=
+OUT ?= OUT
+TESTARGS ?=
+
+BIN := .venv/bin
+READY := .venv/.ready
+FOLDERS := server client common simulations
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+QUIET := FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
+# One thread per process: two test processes with two threads each fight for the same two cores.
+TEST := $(QUIET) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -o consider_namespace_packages=true
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test slow check lint coverage format bench docs clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | \
+		awk -F '\t' '{ printf "  make %-9s %s\n", $$1, $$2 }'
+
+setup: $(READY)  ## install everything into .venv (the other targets do it by themselves)
+
+$(READY): pyproject.toml constraints.txt
+	@"$(PYTHON)" -c '$(SUPPORTED)' 2>/dev/null || { \
+		echo "fedward needs Python 3.11, 3.12 or 3.13 with its venv module." >&2; \
+		echo "Name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
+	@echo "installing into .venv (only after a change of pyproject.toml or constraints.txt)"
+	@$(PIP) --quiet $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") torch==2.13.0
+	@$(PIP) --quiet -e '.[dev]'
+	@touch $(READY)
+
+demo: $(READY)  ## train the breast-cancer study over four virtual hospitals and write OUT/
+	$(QUIET) $(BIN)/fedward simulate examples/breast-cancer/study.toml --out "$(OUT)"
+
+test: $(READY)  ## run the tests and the examples in docstrings (minutes)
+	$(TEST) -n 2 -m "not slow" --doctest-modules $(TESTARGS) $(FOLDERS) tests
+
+slow: $(READY)  ## run the slow tests: real data, long statistics
+	$(TEST) -n 2 -m slow $(TESTARGS) tests
+
+lint: $(READY)  ## check format, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy $(FOLDERS)
+
+coverage:  ## fail unless the last `make test TESTARGS=--cov` covered 90 % of the lines
+	$(BIN)/coverage report --fail-under=90
+
+check: lint  ## the gate: lint, tests, and line coverage of at least 90 %
+	$(MAKE) test TESTARGS="--cov --cov-report= $(TESTARGS)"
+	$(MAKE) coverage
+
+format: $(READY)  ## put code into shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)  ## reproduce the published federated figures beside ours
+	$(QUIET) $(BIN)/python benchmarks/flamby.py
+
+docs: $(READY)  ## regenerate docs/cli.md and docs/exit-codes.md, and check all links
+	$(BIN)/python docs/generate.py
+
+clean:  ## remove what was built, .venv and OUT included
+	rm -rf .venv "$(OUT)" build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache \
+		.ruff_cache .hypothesis .import_linter_cache
+	find $(FOLDERS) tests -name __pycache__ -type d -prune -exec rm -rf {} +
