@@ -1,8 +1,8 @@
 """From `study.toml` to a checked `Study`, and from there to the hash that names it everywhere.
 
-    >>> study = parse_study(EXAMPLE)
-    >>> len(study_hash(study))
-    64
+>>> study = parse_study(EXAMPLE)
+>>> len(study_hash(study))
+64
 """
 
 from __future__ import annotations
