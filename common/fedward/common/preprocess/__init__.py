@@ -1,0 +1,17 @@
+"""Federated preprocessing: from sums over sites to a frozen transform, never from pooled rows."""
+
+from fedward.common.preprocess.fit import fit
+from fedward.common.preprocess.layout import Layout, layout, needs_federated, needs_site
+from fedward.common.preprocess.statistics import Statistics, merge
+from fedward.common.preprocess.transform import Transform
+
+__all__ = [
+    "Layout",
+    "Statistics",
+    "Transform",
+    "fit",
+    "layout",
+    "merge",
+    "needs_federated",
+    "needs_site",
+]
