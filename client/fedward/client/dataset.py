@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,6 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedward.client.cohort import Cohort
+from fedward.common.preprocess import Transform
 from fedward.common.table import ImageStack
 
 
@@ -98,3 +101,57 @@ class Dataset:
     def batch(self, rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs `[batch, *shape]` and targets `[batch]` of the given rows."""
         return self.inputs.take(rows), self.target[torch.from_numpy(rows)]
+
+
+@dataclass(frozen=True)
+class JoinedInputs:
+    """Several inputs of one shape, end to end; nothing is copied before a batch is read."""
+
+    parts: tuple[Inputs, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one example."""
+        return self.parts[0].shape
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    def take(self, rows: NDArray[np.int64]) -> torch.Tensor:
+        """The given rows, in the given order."""
+        starts = np.cumsum([0, *(len(part) for part in self.parts)])
+        batch = torch.empty((len(rows), *self.shape))
+        for part, start, end in zip(self.parts, starts, starts[1:], strict=False):
+            here = np.flatnonzero((rows >= start) & (rows < end))
+            if len(here):
+                batch[torch.from_numpy(here)] = part.take(rows[here] - start)
+        return batch
+
+
+def to_dataset(cohort: Cohort, transform: Transform) -> Dataset:
+    """A cohort's rows as the model sees them.
+
+    Raises:
+        DataError: a value cannot be transformed; see `Transform.apply`.
+    """
+    features = cohort.features
+    inputs: Inputs
+    if isinstance(features, ImageStack):
+        inputs = ImageInputs(features, transform.image_mean, transform.image_deviation)
+    else:
+        inputs = MatrixInputs(torch.from_numpy(transform.apply(features)))
+    return Dataset(inputs, torch.from_numpy(cohort.target), cohort.patient)
+
+
+def join(datasets: Sequence[Dataset]) -> Dataset:
+    """Several datasets as one; their patients are different people and get numbers of their own."""
+    if len(datasets) == 1:
+        return datasets[0]
+    offsets = np.cumsum([0, *(dataset.patients for dataset in datasets)])
+    return Dataset(
+        inputs=JoinedInputs(tuple(dataset.inputs for dataset in datasets)),
+        target=torch.cat([dataset.target for dataset in datasets]),
+        patient=np.concatenate(
+            [dataset.patient + offset for dataset, offset in zip(datasets, offsets, strict=False)]
+        ),
+    )

@@ -111,3 +111,12 @@ class Interrupted(FedwardError):  # noqa: N818  (an event, not a fault)
     """Stopped by the user; everything finished until then is kept."""
 
     exit_code = 130
+
+
+def error_for_exit_code(code: int) -> type[FedwardError] | None:
+    """The class with an exit code, so that a refusal keeps its kind when it crosses the wire.
+
+    >>> error_for_exit_code(6).__name__
+    'PrivacyError'
+    """
+    return next((kind for kind in FedwardError.__subclasses__() if kind.exit_code == code), None)

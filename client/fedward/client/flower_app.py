@@ -1,0 +1,129 @@
+"""The client as a Flower app: messages in, calls of `Site`, messages out.
+
+The same app runs in every carrier; only how it finds its `Site` differs, and that is given to
+`build_client_app`. A refusal goes back as a Flower error whose code is fedward's exit code and whose
+reason is fedward's own one-line message, which never holds anything private.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord
+from flwr.app import RecordDict
+from flwr.clientapp import ClientApp
+
+from fedward.client.site import Site
+from fedward.common import records
+from fedward.common.errors import FedwardError, StudyError
+from fedward.common.preprocess import Transform
+from fedward.common.study import study_hash
+from fedward.common.tensors import Weights
+
+FindSite = Callable[[Context], Site]
+"""Which site a message is for."""
+_Handler = Callable[[Site, Message], RecordDict]
+
+
+def build_client_app(find_site: FindSite) -> ClientApp:
+    """Make the client app.
+
+    Args:
+        find_site: gives the site that a Flower context belongs to.
+    """
+    app = ClientApp()
+    handlers: dict[str, _Handler] = {
+        records.INTRODUCE: _introduce,
+        records.STATISTICS: _statistics,
+        records.TRAIN: _train,
+        records.EVALUATE: _evaluate,
+    }
+    for message_type, handler in handlers.items():
+        category, _, action = message_type.partition(".")
+        register = {"query": app.query, "train": app.train, "evaluate": app.evaluate}[category]
+        register(action or "default")(_answer(find_site, handler))
+    return app
+
+
+def _answer(find_site: FindSite, handler: _Handler) -> Callable[[Message, Context], Message]:
+    def answer(message: Message, context: Context) -> Message:
+        try:
+            site = find_site(context)
+            _check_study(site, message)
+            content = handler(site, message)
+        except FedwardError as refusal:
+            return Message(Error(refusal.exit_code, str(refusal)), reply_to=message)
+        return Message(content, reply_to=message)
+
+    return answer
+
+
+def _check_study(site: Site, message: Message) -> None:
+    """A message that names another study than the one this site holds is refused."""
+    if _config(message).get(records.STUDY_HASH) != study_hash(site.study):
+        raise StudyError(
+            "the server asked for another study than this site holds",
+            hint="compare `fedward study hash` on both sides",
+        )
+
+
+def _introduce(site: Site, _message: Message) -> RecordDict:
+    return RecordDict({records.CONFIG: ConfigRecord({records.SITE: site.name})})
+
+
+def _statistics(site: Site, _message: Message) -> RecordDict:
+    arrays, levels = site.statistics().to_arrays()
+    return RecordDict(
+        {
+            records.ARRAYS: ArrayRecord({key: Array(value) for key, value in arrays.items()}),
+            records.CONFIG: ConfigRecord({records.LEVELS: levels}),
+        }
+    )
+
+
+def _train(site: Site, message: Message) -> RecordDict:
+    config = _config(message)
+    weights = site.train(
+        _weights(message),
+        _transform(config),
+        round_number=int(cast(int, config[records.ROUND])),
+        proximal_mu=float(cast(float, config.get(records.PROXIMAL_MU, 0.0))),
+    )
+    return RecordDict(
+        {
+            records.ARRAYS: ArrayRecord({key: Array(value) for key, value in weights.items()}),
+            records.METRICS: MetricRecord({records.WEIGHT: 1.0}),
+        }
+    )
+
+
+def _evaluate(site: Site, message: Message) -> RecordDict:
+    config = _config(message)
+    counts = site.evaluate(
+        _weights(message),
+        _transform(config),
+        round_number=int(cast(int, config[records.ROUND])),
+    )
+    arrays = {} if counts is None else counts.to_arrays()
+    released = 0.0 if counts is None else 1.0
+    return RecordDict(
+        {
+            records.ARRAYS: ArrayRecord({key: Array(value) for key, value in arrays.items()}),
+            records.METRICS: MetricRecord({records.WEIGHT: 1.0, records.RELEASED: released}),
+        }
+    )
+
+
+def _config(message: Message) -> ConfigRecord:
+    return cast(ConfigRecord, message.content[records.CONFIG])
+
+
+def _weights(message: Message) -> Weights:
+    arrays = cast(ArrayRecord, message.content[records.ARRAYS])
+    return {key: array.numpy().astype(np.float32, copy=False) for key, array in arrays.items()}
+
+
+def _transform(config: ConfigRecord) -> Transform:
+    return Transform.from_json(cast(str, config[records.TRANSFORM]))

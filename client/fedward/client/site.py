@@ -1,0 +1,179 @@
+"""A site's part in a study, free of any transport: statistics, training, evaluation.
+
+Flower's `ClientApp` (`flower_app.py`) turns messages into calls of these methods; the simulation
+makes a `Site` per virtual hospital. All that leaves a site is what these methods return.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedward.client.cohort import Cohort
+from fedward.client.dataset import Dataset, join, to_dataset
+from fedward.client.evaluation import predict
+from fedward.client.private import PrivateGradients
+from fedward.client.spending import Spending
+from fedward.client.statistics import local_statistics, site_statistics
+from fedward.client.training import (
+    GradientSource,
+    LocalSettings,
+    ShuffledBatches,
+    steps_per_round,
+    train,
+)
+from fedward.client.workspace import Workspace
+from fedward.common.metrics import Counts, count
+from fedward.common.models.state import set_weights
+from fedward.common.preprocess import Statistics, Transform, fit_site, needs_site
+from fedward.common.privacy.plan import PrivacyPlan, make_plan
+from fedward.common.privacy.randomness import Randomness
+from fedward.common.study.schema import Study
+from fedward.common.tensors import Weights
+
+RandomnessFor = Callable[[str, int], Randomness]
+"""`(purpose, round)` to a source of randomness: seeded in simulations, cryptographic at a hospital."""
+
+
+class Site:
+    """One hospital in one run of a study.
+
+    Usually it has one cohort. A pooled baseline is a site with the cohorts of all sites: what is
+    fitted per site (`standardise = "site"`) stays fitted per cohort.
+
+    Args:
+        name: the site's name.
+        study: the study that it takes part in.
+        cohorts: the site's patients, at least one cohort, cleaned by the study's rules.
+        randomness: where sampling, noise and shuffling come from.
+        workspace: modules to compute with, may be shared between sites of one process.
+
+    Raises:
+        PrivacyError: the study's privacy promise cannot be kept with this cohort.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        study: Study,
+        cohorts: tuple[Cohort, ...],
+        *,
+        randomness: RandomnessFor,
+        workspace: Workspace,
+    ) -> None:
+        self.name = name
+        self.study = study
+        self.spending = Spending()
+        self._training = tuple(cohort.training() for cohort in cohorts)
+        self._testing = tuple(cohort.testing() for cohort in cohorts)
+        self._randomness = randomness
+        self._workspace = workspace
+        patients = sum(cohort.patients for cohort in self._training)
+        self.plan: PrivacyPlan | None = make_plan(study, patients) if study.private else None
+        self._prepared: tuple[str, Dataset, Dataset] | None = None
+
+    def statistics(self) -> Statistics:
+        """Sums over the training patients for federated preprocessing, noised under DP."""
+        if self.plan is not None:
+            self.spending.charge(0, "training", self.plan.statistics_event())
+        parts = [
+            local_statistics(
+                self.study,
+                cohort.features,
+                cohort.patient,
+                plan=self.plan,
+                randomness=self._randomness("statistics", index) if self.plan else None,
+            )
+            for index, cohort in enumerate(self._training)
+        ]
+        return sum(parts[1:], start=parts[0])
+
+    def train(
+        self, weights: Weights, transform: Transform, *, round_number: int, proximal_mu: float
+    ) -> Weights:
+        """One round of local training; under DP its cost is recorded first.
+
+        Returns:
+            The new weights, names and shapes as given.
+
+        Raises:
+            TrainingError: training diverged.
+        """
+        dataset, _ = self.prepare(transform)
+        if self.plan is None:
+            steps = steps_per_round(self.study.training, len(dataset))
+        else:
+            steps = self.plan.steps_per_round
+            self.spending.charge(round_number, "training", self.plan.training_event())
+        settings = LocalSettings.of(self.study.training, steps=steps, proximal_mu=proximal_mu)
+        source = self._gradients(dataset, self._randomness("training", round_number))
+        return train(self._module(dataset), weights, source, settings)
+
+    def evaluate(
+        self, weights: Weights, transform: Transform, *, round_number: int
+    ) -> Counts | None:
+        """Counts of scores on the test patients that may leave the site.
+
+        Returns:
+            Coarsened to the minimum cell, or noised under DP (and charged); None if the site has
+            too few test patients to release anything.
+        """
+        _, dataset = self.prepare(transform)
+        study = self.study
+        counts = count(
+            study.task.kind,
+            dataset.target.numpy(),
+            self.scores(weights, dataset),
+            outputs=study.task.outputs,
+            bins=study.evaluation.bins,
+            bounds=study.task.bounds,
+            patient=dataset.patient,
+        )
+        if self.plan is None:
+            return counts.coarsen(study.evaluation.min_cell)
+        self.spending.charge(round_number, "testing", self.plan.evaluation_event())
+        randomness = self._randomness("evaluation", round_number)
+        return counts.noised(self.plan.evaluation_noise_multiplier, randomness)
+
+    def scores(self, weights: Weights, dataset: Dataset) -> NDArray[np.float32]:
+        """Scores `[rows, outputs]` of the given weights; stays at the site."""
+        module = self._module(dataset)
+        set_weights(module, weights)
+        return predict(module, dataset, self.study.task.kind)
+
+    def prepare(self, transform: Transform) -> tuple[Dataset, Dataset]:
+        """Training and test rows as the model sees them; kept until the transform changes."""
+        key = transform.to_json()
+        if self._prepared is None or self._prepared[0] != key:
+            parts = [
+                self._apply(transform, train_rows, test_rows)
+                for train_rows, test_rows in zip(self._training, self._testing, strict=True)
+            ]
+            self._prepared = (
+                key,
+                join([part[0] for part in parts]),
+                join([part[1] for part in parts]),
+            )
+        return self._prepared[1], self._prepared[2]
+
+    def _apply(
+        self, transform: Transform, training: Cohort, testing: Cohort
+    ) -> tuple[Dataset, Dataset]:
+        if needs_site(self.study):
+            own = site_statistics(self.study, training.features, training.patient)
+            transform = fit_site(self.study, transform, own)
+        return to_dataset(training, transform), to_dataset(testing, transform)
+
+    def _gradients(self, dataset: Dataset, randomness: Randomness) -> GradientSource:
+        kind = self.study.task.kind
+        if self.plan is not None:
+            return PrivateGradients(dataset, self.plan, kind, randomness)
+        batch_size = self.study.training.batch_size
+        return ShuffledBatches(dataset, kind, batch_size=batch_size, randomness=randomness)
+
+    def _module(self, dataset: Dataset) -> torch.nn.Module:
+        task = self.study.task
+        return self._workspace.module(self.study.model, dataset.inputs.shape, task.outputs)

@@ -1,0 +1,197 @@
+"""A run's state after a round, on disk: one safetensors file, written whole or not at all.
+
+A run that is stopped, for whatever reason, continues from its newest checkpoint to the same final
+model as an unbroken run.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from fedward.common.errors import RoundError
+from fedward.common.files import output_error, write_atomic
+from fedward.common.tensors import Weights
+
+_WEIGHTS = "weights/"
+_STRATEGY = "strategy/"
+KEEP = 2
+"""Newest checkpoints that are kept: the last, and one more should the disk lose it."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How one site's update compares with the mean update of its round.
+
+    Attributes:
+        norm: Euclidean norm of the update.
+        cosine: between the update and the mean of all, in [-1, 1].
+    """
+
+    norm: float
+    cosine: float
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What happened in a round, as far as the server knows.
+
+    Attributes:
+        round: 1, 2, …
+        participants: sites whose update was used, sorted.
+        refused: other chosen sites and the reason.
+        drift: by participant.
+        evaluation: metrics by site and `overall`, empty if the round was not evaluated.
+        notes: what an observer wants to find again after a restart; JSON-safe.
+    """
+
+    round: int
+    participants: tuple[str, ...]
+    refused: dict[str, str] = field(default_factory=dict)
+    drift: dict[str, Drift] = field(default_factory=dict)
+    evaluation: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Everything that a run needs to go on.
+
+    Attributes:
+        study_hash: of the study that is run.
+        round: last completed round; 0 after preparation.
+        weights: global weights after that round.
+        transform: the frozen preprocessing, as JSON.
+        site_weights: aggregation weight of each site.
+        history: records of all completed rounds, in order.
+        strategy: what the strategy remembers.
+        notes: of the observer, about the preparation.
+    """
+
+    study_hash: str
+    round: int
+    weights: Weights
+    transform: str
+    site_weights: dict[str, float]
+    history: tuple[RoundRecord, ...] = ()
+    strategy: dict[str, NDArray[Any]] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+class Checkpoints(Protocol):
+    """Where run states are kept."""
+
+    def save(self, state: RunState) -> None:
+        """Keep a state durably before the next round begins."""
+        ...
+
+    def newest(self) -> RunState | None:
+        """The state of the last completed round, or None if there is none."""
+        ...
+
+
+class NoCheckpoints:
+    """Keeps nothing: for runs too short to be worth continuing."""
+
+    def save(self, state: RunState) -> None:
+        """Forget it."""
+
+    def newest(self) -> RunState | None:
+        """Nothing to continue from."""
+        return None
+
+
+class CheckpointFolder:
+    """Keeps states as `round-000012.safetensors` in a folder.
+
+    Args:
+        folder: is made when the first state is saved.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def save(self, state: RunState) -> None:
+        """Write the state atomically, then remove those older than the newest `KEEP`.
+
+        Raises:
+            OutputError: the disk is full or not writable; older states are untouched.
+        """
+        tensors = {_WEIGHTS + key: value for key, value in state.weights.items()}
+        tensors |= {_STRATEGY + key: value for key, value in state.strategy.items()}
+        tensors = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
+        rest = {
+            "study_hash": state.study_hash,
+            "round": state.round,
+            "transform": state.transform,
+            "site_weights": state.site_weights,
+            "history": [asdict(record) for record in state.history],
+            "notes": state.notes,
+            "order": list(state.weights),
+        }
+        data = save(tensors, metadata={"state": json.dumps(rest)})
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise output_error(self._folder, error) from error
+        write_atomic(self._folder / f"round-{state.round:06d}.safetensors", data)
+        for old in self._files()[:-KEEP]:
+            old.unlink(missing_ok=True)
+
+    def newest(self) -> RunState | None:
+        """Read the newest state that can be read.
+
+        Raises:
+            RoundError: there are checkpoints, but none can be read.
+        """
+        files = self._files()
+        for path in reversed(files):
+            try:
+                return _read(path)
+            except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+                continue  # half of `KEEP`'s purpose: the one before it is whole
+        if files:
+            raise RoundError(
+                f"no checkpoint in {self._folder.name} can be read",
+                hint="start again without --resume",
+            )
+        return None
+
+    def _files(self) -> list[Path]:
+        return sorted(self._folder.glob("round-*.safetensors"))
+
+
+def _read(path: Path) -> RunState:
+    with safe_open(path, framework="numpy") as file:
+        rest = json.loads(file.metadata()["state"])
+        names = list(file.keys())
+        weights = {key: file.get_tensor(_WEIGHTS + key) for key in rest["order"]}
+        strategy = {
+            key.removeprefix(_STRATEGY): file.get_tensor(key)
+            for key in names
+            if key.startswith(_STRATEGY)
+        }
+    return RunState(
+        study_hash=rest["study_hash"],
+        round=rest["round"],
+        weights=weights,
+        transform=rest["transform"],
+        site_weights=rest["site_weights"],
+        history=tuple(_record(record) for record in rest["history"]),
+        strategy=strategy,
+        notes=rest["notes"],
+    )
+
+
+def _record(data: dict[str, Any]) -> RoundRecord:
+    drift = {site: Drift(**values) for site, values in data["drift"].items()}
+    return RoundRecord(
+        **{**data, "participants": tuple(data["participants"]), "drift": drift},
+    )

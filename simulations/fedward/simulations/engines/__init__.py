@@ -1,0 +1,1 @@
+"""Engines: what executes the sites of a simulation."""
