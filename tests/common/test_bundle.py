@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -144,7 +145,7 @@ def test_provenance_that_contradicts_itself_is_refused(change: dict[str, object]
         Provenance.from_json("[]")
 
 
-@pytest.mark.parametrize("name", (*bundle.FILES, bundle.MANIFEST))
+@pytest.mark.parametrize("name", [*bundle.FILES, bundle.MANIFEST])
 def test_any_flipped_bit_is_refused(tmp_path: Path, name: str) -> None:
     write(tmp_path / "model")
     path = tmp_path / "model" / name
@@ -161,7 +162,7 @@ def test_any_flipped_bit_is_refused(tmp_path: Path, name: str) -> None:
     load_bundle(tmp_path / "model")
 
 
-@pytest.mark.parametrize("name", (*bundle.FILES, bundle.MANIFEST))
+@pytest.mark.parametrize("name", [*bundle.FILES, bundle.MANIFEST])
 def test_missing_and_cut_files_are_refused(tmp_path: Path, name: str) -> None:
     write(tmp_path / "model")
     path = tmp_path / "model" / name
@@ -189,13 +190,13 @@ def resign(folder: Path) -> None:
     (folder / bundle.MANIFEST).write_text(text)
 
 
-FORGED = {
+FORGED: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
     "another study": (
         "study.json",
         lambda t: t.replace(b'"rounds":3', b'"rounds":4'),
         "study.json",
     ),
-    "no study": ("study.json", lambda t: b"[" * 100_000, "does not know|knows"),
+    "no study": ("study.json", lambda t: b"[" * 100_000, "knows"),
     "unknown key": ("study.json", lambda t: t.replace(b'"rounds"', b'"loops"'), "knows"),
     "no provenance": ("provenance.json", lambda t: b"{}", "provenance.json"),
     "not text": ("preprocessing.json", lambda t: b"\xff", "damaged"),
@@ -218,14 +219,15 @@ def test_newer_and_foreign_formats_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "model")
     path = tmp_path / "model" / "manifest.json"
     content = json.loads(path.read_text())
-    for change, message in [
+    cases: list[tuple[dict[str, object], str]] = [
         ({"version": 2}, "format 2, this fedward reads up to 1: upgrade"),
         ({"version": "1"}, "damaged"),
         ({"version": True}, "damaged"),
         ({"format": "web-app"}, "not a fedward model"),
         ({"files": ["weights.safetensors"]}, "damaged"),
         ({"files": {**content["files"], "../../x": "0"}}, "damaged"),
-    ]:
+    ]
+    for change, message in cases:
         path.write_text(json.dumps({**content, **change}))
         with pytest.raises(ModelError, match=message):
             load_bundle(tmp_path / "model")
