@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedward.common.errors import PrivacyError
+from fedward.common.preprocess.layout import needs_federated, needs_site
 from fedward.common.privacy.accounting import epsilon as epsilon_of
 from fedward.common.privacy.calibration import gaussian_noise_multiplier, noise_multiplier_for
 from fedward.common.privacy.events import GaussianRelease, PrivacyEvent, SampledGaussian
@@ -86,10 +87,17 @@ class PrivacyPlan:
             self.sampling_probability, self.noise_multiplier, self.steps_per_round
         )
 
-    def statistics_event(self) -> GaussianRelease | None:
-        """Cost of the preprocessing statistics; None if the study releases none."""
+    def statistics_event(self) -> GaussianRelease:
+        """Cost of the preprocessing statistics.
+
+        Raises:
+            PrivacyError: the study has none, so nothing was set aside for them.
+        """
         if self.statistics_noise_multiplier is None:
-            return None
+            raise PrivacyError(
+                "this study pays for no statistics before training",
+                hint="do not release any, or make the plan from a study that needs them",
+            )
         return GaussianRelease(self.statistics_noise_multiplier, 1, "statistics")
 
     def evaluation_event(self) -> GaussianRelease:
@@ -98,11 +106,12 @@ class PrivacyPlan:
 
     def total(self) -> tuple[PrivacyEvent, ...]:
         """All that the study releases about a patient kept for training."""
-        statistics = self.statistics_event()
         training = SampledGaussian(
             self.sampling_probability, self.noise_multiplier, self.rounds * self.steps_per_round
         )
-        return (training,) if statistics is None else (statistics, training)
+        if self.statistics_noise_multiplier is None:
+            return (training,)
+        return (self.statistics_event(), training)
 
     def evaluation_total(self) -> tuple[PrivacyEvent, ...]:
         """All that the study releases about a patient kept for testing."""
@@ -132,11 +141,14 @@ class PrivacyPlan:
 
 
 def needs_statistics(study: Study) -> bool:
-    """Whether sites release preprocessing statistics or a count of patients before training."""
-    pre = study.preprocess
-    # Nothing of a picture is ever imputed.
-    imputes = pre.impute == "federated" and study.data.modality != "image"
-    return pre.standardise == "federated" or imputes or study.aggregation.weights == "size"
+    """Whether a private study looks at patients before training.
+
+    True if preprocessing takes any value from data, also where that stays at the site: exact values
+    in the inputs of a private training step would let one patient move everyone's gradients. True
+    as well if sites weigh by size, which needs a count of patients.
+    """
+    from_data = needs_federated(study) or needs_site(study)
+    return from_data or study.aggregation.weights == "size"
 
 
 def evaluations(study: Study) -> int:
