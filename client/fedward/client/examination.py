@@ -1,0 +1,254 @@
+"""What a site's rows are like under a study: the cleaned table, and everything found on the way.
+
+One streaming pass adds up the findings, a second one collects the cleaned values; neither holds the
+raw table in memory.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from fedward.client.cleaning import Column, feature_column, level_codes, target_column
+from fedward.client.site_config import SiteConfig
+from fedward.client.sources import ROW, Source
+from fedward.client.sources.tables import refusals, text
+from fedward.common.errors import DataError
+from fedward.common.study import Study
+
+PATIENT, SPLIT, TARGET = "patient", "split", "target"
+"""Columns of the cleaned table, besides `ROW` and those named by `feature_name`, `extra_name`."""
+
+
+@dataclass(frozen=True)
+class ColumnFindings:
+    """What was found in one column, in rows.
+
+    Attributes:
+        name: name in the study.
+        kind: type in the study.
+        missing: empty cells.
+        malformed: cells that cannot be read as the type demands.
+        infinite: numbers that are not finite.
+        out_of_range: numbers outside the study's bounds.
+        unknown: values that are none of the study's categories or labels.
+        minimum: smallest finite number before cleaning, in the study's unit.
+        mean: mean of the finite numbers.
+        maximum: largest finite number.
+    """
+
+    name: str
+    kind: str
+    missing: int
+    malformed: int
+    infinite: int
+    out_of_range: int
+    unknown: int
+    minimum: float | None
+    mean: float | None
+    maximum: float | None
+
+
+@dataclass(frozen=True)
+class Examination:
+    """A site's rows under a study.
+
+    Attributes:
+        rows: rows that meet the site's filter.
+        features: findings per feature, in study order.
+        target: findings about the outcome.
+        duplicates: rows that repeat an earlier row of the same patient in all features and outcome.
+        without_patient: rows whose patient identifier is empty.
+        levels: what the codes of each categorical feature stand for.
+        frame: cleaned values of all rows, with float32 numbers and int32 codes; rows are in the
+            order of the source.
+    """
+
+    rows: int
+    features: tuple[ColumnFindings, ...]
+    target: ColumnFindings
+    duplicates: int
+    without_patient: int
+    levels: tuple[tuple[str, ...], ...]
+    frame: pl.DataFrame
+
+
+def feature_name(index: int) -> str:
+    """Column of the cleaned table that holds the study's feature `index`."""
+    return f"feature {index}"
+
+
+def extra_name(index: int) -> str:
+    """Column of the cleaned table that holds the `index`-th column to keep."""
+    return f"extra {index}"
+
+
+def target_name(study: Study, config: SiteConfig, source: Source) -> str:
+    """Local column of the outcome."""
+    return config.target.column or source.target or study.task.target
+
+
+def missing_columns(
+    study: Study, config: SiteConfig, source: Source, keep: Sequence[str] = ()
+) -> list[DataError]:
+    """One refusal for each local column that the site.toml or the study names but is not there.
+
+    Only names of columns are quoted, and only those close to the one that is missing: a file
+    without a header line has a patient's values where names should be.
+    """
+    with refusals(source.label):
+        known = source.columns()
+    wanted = [
+        (str(config.feature(f.name).column), f"[features.{f.name}]") for f in study.data.features
+    ]
+    wanted.append((target_name(study, config, source), "[target]"))
+    if config.patients is not None and config.patients.column is not None:
+        wanted.append((config.patients.column, "[patients]"))
+    if config.split is not None:
+        wanted.append((config.split.column, "[split]"))
+    wanted.extend((name, "column") for name in keep)
+    return [
+        _missing_column(name, place, source.label, list(known))
+        for name, place in wanted
+        if name not in known
+    ]
+
+
+def _missing_column(name: str, place: str, label: str, known: list[str]) -> DataError:
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.7)
+    where = "check its name" if place == "column" else f"set {place} column in site.toml"
+    hint = f"did you mean {' or '.join(close)}? If so, {where}" if close else where
+    return DataError(
+        f"{label} has no column {name}",
+        hint=f"{hint}; a file without a header line needs [source] columns",
+    )
+
+
+def examine(
+    study: Study, config: SiteConfig, source: Source, keep: Sequence[str] = ()
+) -> Examination:
+    """Find out everything about a site's rows; refuse nothing.
+
+    All columns must be there: see `missing_columns`.
+
+    Raises:
+        DataError: the source cannot be read.
+    """
+    types = source.columns()
+    features = [feature_column(f, study.data, config, types) for f in study.data.features]
+    target = target_column(study, config, target_name(study, config, source), types)
+    columns = [*features, target]
+    kinds = [*(f.type for f in study.data.features), study.task.kind]
+    with refusals(source.label):
+        found = _findings(source.table, columns, kinds)
+        rows = int(source.table.select(pl.len()).collect(engine="streaming").item())
+        frame = source.table.select(
+            _selection(study, config, source, features, target, keep)
+        ).collect(engine="streaming")
+    frame, levels = _coded(study, frame)
+    return Examination(
+        rows=rows,
+        features=tuple(found[:-1]),
+        target=found[-1],
+        duplicates=_count_duplicates(frame, config),
+        without_patient=frame[PATIENT].null_count(),
+        levels=levels,
+        frame=frame,
+    )
+
+
+def _findings(
+    table: pl.LazyFrame, columns: list[Column], kinds: Sequence[str]
+) -> list[ColumnFindings]:
+    parts: list[pl.Expr] = []
+    for index, column in enumerate(columns):
+        parts += [
+            getattr(column, name).sum().cast(pl.Int64).alias(f"{index} {name}")
+            for name in ("missing", "malformed", "infinite", "out_of_range", "unknown")
+        ]
+        if kinds[index] in ("numeric", "boolean", "regression"):
+            finite = pl.when(column.infinite).then(None).otherwise(column.mapped)
+            parts += [
+                finite.min().alias(f"{index} minimum"),
+                finite.mean().alias(f"{index} mean"),
+                finite.max().alias(f"{index} maximum"),
+            ]
+    row = table.select(parts).collect(engine="streaming").row(0, named=True)
+    return [_of_row(row, i, column, kinds[i]) for i, column in enumerate(columns)]
+
+
+def _of_row(row: dict[str, Any], index: int, column: Column, kind: str) -> ColumnFindings:
+    def count(name: str) -> int:
+        return int(row[f"{index} {name}"] or 0)
+
+    return ColumnFindings(
+        name=column.name,
+        kind=kind,
+        missing=count("missing"),
+        malformed=count("malformed"),
+        infinite=count("infinite"),
+        out_of_range=count("out_of_range"),
+        unknown=count("unknown"),
+        minimum=row.get(f"{index} minimum"),
+        mean=row.get(f"{index} mean"),
+        maximum=row.get(f"{index} maximum"),
+    )
+
+
+def _selection(
+    study: Study,
+    config: SiteConfig,
+    source: Source,
+    features: list[Column],
+    target: Column,
+    keep: Sequence[str],
+) -> list[pl.Expr]:
+    types, nulls = source.columns(), config.source.null_values
+    patient = pl.col(ROW).cast(pl.String)
+    if config.patients is not None and config.patients.column is not None:
+        patient = text(config.patients.column, types[config.patients.column], nulls)
+    split = config.split or source.split
+    parts = [pl.col(ROW), patient.alias(PATIENT), target.value.cast(pl.Float32).alias(TARGET)]
+    if split is not None:
+        parts.append(text(split.column, types[split.column], nulls).alias(SPLIT))
+    for index, (feature, column) in enumerate(zip(study.data.features, features, strict=True)):
+        value = column.value
+        if feature.type != "categorical":
+            value = value.cast(pl.Float32)
+        elif feature.categories:
+            value = value.fill_null(-1).cast(pl.Int32)
+        parts.append(value.alias(feature_name(index)))
+    for index, name in enumerate(keep):
+        kept = text(name, types[name], nulls) if types[name] == pl.String else pl.col(name)
+        parts.append(kept.alias(extra_name(index)))
+    return parts
+
+
+def _coded(study: Study, frame: pl.DataFrame) -> tuple[pl.DataFrame, tuple[tuple[str, ...], ...]]:
+    """Code the categorical features whose categories come from the data: sorted, as they occur."""
+    levels: list[tuple[str, ...]] = []
+    for index, feature in enumerate(study.data.features):
+        if feature.type != "categorical":
+            continue
+        name = feature_name(index)
+        if feature.categories:
+            levels.append(feature.categories)
+            continue
+        levels.append(tuple(frame[name].drop_nulls().unique().sort().to_list()))
+        frame = frame.with_columns(level_codes(name, levels[-1]).alias(name))
+    return frame, tuple(levels)
+
+
+def compared_columns(frame: pl.DataFrame) -> list[str]:
+    """Columns in which duplicates agree: patient, outcome and features."""
+    return [n for n in frame.columns if n in (PATIENT, TARGET) or n.startswith("feature ")]
+
+
+def _count_duplicates(frame: pl.DataFrame, config: SiteConfig) -> int:
+    if config.patients is None or config.patients.column is None or frame.is_empty():
+        return 0  # every row is another patient
+    return frame.height - frame.select(compared_columns(frame)).n_unique()
