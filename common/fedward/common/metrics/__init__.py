@@ -1,0 +1,34 @@
+"""Metrics with one implementation for two resolutions: exact, and from counts that sites add up.
+
+`count` makes mergeable `Counts` at a site, `exact_counts` keeps every distinct score, `evaluate`
+turns either into metrics, and `bootstrap` gives intervals over patients.
+"""
+
+from fedward.common.metrics.binary import DECISION_METRICS, auroc_resolution
+from fedward.common.metrics.bootstrap import Interval, bootstrap
+from fedward.common.metrics.counting import (
+    count,
+    evaluate,
+    exact_counts,
+    higher_is_better,
+    metric_names,
+)
+from fedward.common.metrics.counts import Counts, cell_shapes
+from fedward.common.metrics.curves import ReliabilityGroup, reliability, roc_points
+
+__all__ = [
+    "DECISION_METRICS",
+    "Counts",
+    "Interval",
+    "ReliabilityGroup",
+    "auroc_resolution",
+    "bootstrap",
+    "cell_shapes",
+    "count",
+    "evaluate",
+    "exact_counts",
+    "higher_is_better",
+    "metric_names",
+    "reliability",
+    "roc_points",
+]
