@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from fedward.common.preprocess.layout import needs_federated
 from fedward.common.study.describe_privacy import costs, protections
 from fedward.common.study.load import study_hash
 from fedward.common.study.schema import Feature, Study
@@ -155,10 +156,8 @@ def _procedure(study: Study) -> Iterator[str]:
         f"it for {local}, {training.batch_size} {unit} at a time, and sends it back"
     )
     yield f"The server combines them: {_ALGORITHMS[study.algorithm.name]}"
-    if study.aggregation.weights == "size":
-        yield "Hospitals count by their size, which the server therefore needs to know"
-    else:
-        yield "All hospitals count the same"
+    size_or_equal = "by its size" if study.aggregation.weights == "size" else "the same"
+    yield f"Each hospital counts {size_or_equal}"
     if study.aggregation.participation < 1:
         yield f"{study.aggregation.participation:.0%} of the hospitals are asked in each round"
 
@@ -168,10 +167,10 @@ def _leaves(study: Study) -> Iterator[str]:
     model = f"{size:,} model weights" if size else "The model weights"
     noised = ", trained with noise that hides each patient" if study.private else ""
     yield f"{model}, at most {study.training.rounds} times{noised}"
-    if "federated" in (study.preprocess.standardise, study.preprocess.impute):
-        what = "sums, sums of squares and counts over all its training patients"
-        how = "with noise" if study.private else f"categories below {_cell(study)} left out"
-        yield f"Once, for preprocessing: {what}, {how}"
+    released = tuple(_before_training(study))
+    if released:
+        how = "with noise" if study.private else f"nothing about fewer than {_cell(study)}"
+        yield f"Once, before training: {' and '.join(released)}, {how}"
     if study.task.kind == "regression":
         what = "sums of errors"
     else:
@@ -179,6 +178,13 @@ def _leaves(study: Study) -> Iterator[str]:
     how = "with noise" if study.private else f"nothing about fewer than {_cell(study)}"
     yield f"{_evaluations(study)}, for evaluation: {what}, {how}"
     yield "The hospital's name, and whether a round succeeded"
+
+
+def _before_training(study: Study) -> Iterator[str]:
+    if needs_federated(study):
+        yield "sums, sums of squares and counts over all its training patients"
+    if study.aggregation.weights == "size":
+        yield "how many training patients it has"
 
 
 def _cell(study: Study) -> str:
@@ -193,5 +199,6 @@ def _evaluations(study: Study) -> str:
 def _stays(study: Study) -> Iterator[str]:
     subject = "picture" if study.data.modality == "image" else "row of the table"
     yield f"Any {subject}, any patient identifier, any single prediction"
-    yield "Exact numbers of patients or of labels, losses, gradients of single patients"
+    exact = "Exact numbers" if study.private else f"Numbers below {study.evaluation.min_cell}"
+    yield f"{exact} of patients or of labels; losses; gradients of single patients"
     yield "The data quality report, error texts that quote data, file names"

@@ -34,9 +34,10 @@ def costs(study: Study) -> Iterator[str]:
         f"{_factor(privacy.epsilon)} times better than before; a chance of about 1 in "
         f"{1 / privacy.delta:,.0f} of a worse outcome is left"
     )
+    rows = f" and to {privacy.max_rows_per_patient} rows" if privacy.unit == "patient" else ""
     yield (
-        f"A {privacy.unit}'s influence on each step is cut to {privacy.max_grad_norm:g} "
-        f"(and to {privacy.max_rows_per_patient} rows); then noise of σ times that is added"
+        f"A {privacy.unit}'s influence on each step is cut to {privacy.max_grad_norm:g}{rows}; "
+        "then noise of σ times that is added"
     )
     for patients in EXAMPLE_SITES:
         yield _example(study, patients)
@@ -46,7 +47,10 @@ def costs(study: Study) -> Iterator[str]:
 
 
 def _factor(epsilon: float) -> str:
-    return f"e^{epsilon:g} = {math.exp(epsilon):,.3g}" if epsilon < 50 else f"e^{epsilon:g}"
+    if epsilon > 20:
+        return f"e^{epsilon:g}"
+    factor = math.exp(epsilon)
+    return f"e^{epsilon:g} = {factor:,.0f}" if factor >= 100 else f"e^{epsilon:g} = {factor:.1f}"
 
 
 def _example(study: Study, patients: int) -> str:
@@ -67,7 +71,8 @@ def _example(study: Study, patients: int) -> str:
 def _progress(plan: PrivacyPlan) -> Iterator[str]:
     from fedward.common.privacy.accounting import epsilon
 
-    before = () if plan.statistics_noise_multiplier is None else (plan.statistics_event(),)
+    statistics = plan.statistics_event()
+    before = () if statistics is None else (statistics,)
     for share in _SHARES:
         rounds = math.floor(plan.rounds * share)
         if rounds:

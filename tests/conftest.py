@@ -1,0 +1,39 @@
+"""What every test shares: quiet Flower, repeatable Hypothesis, and where the real data are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Before anything imports flwr: no telemetry, no update check.
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+
+# The same examples in every run, and no deadline: machines are shared.
+settings.register_profile(
+    "fedward",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("fedward")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of the real data (FEDWARD_DATA, by default ../shared/data); skips without it."""
+    path = Path(os.environ.get("FEDWARD_DATA", ROOT.parent / "shared" / "data"))
+    if not path.is_dir():
+        pytest.skip("the real data are not here: set FEDWARD_DATA to their folder")
+    return path
