@@ -78,7 +78,7 @@ def metric_names(results: Results) -> tuple[str, ...]:
 
 
 def decimals(results: Results, metric: str) -> int:
-    """How many decimals a metric deserves: 3 where intervals are narrow, else 2.
+    """How many decimals a metric deserves: 3 where all intervals are narrow, else 2.
 
     Errors in the target's own unit get three significant digits.
     """
@@ -87,7 +87,7 @@ def decimals(results: Results, metric: str) -> int:
         largest = max((abs(e.value) for e in estimates if e.value), default=1.0)
         return min(6, max(0, 2 - math.floor(math.log10(largest))))
     widths = [e.high - e.low for e in estimates if e.low is not None and e.high is not None]
-    return 3 if widths and min(widths) < 0.01 else 2
+    return 3 if widths and max(widths) < 0.02 else 2
 
 
 def number_text(value: float | None, places: int = 2) -> str:
