@@ -1,6 +1,6 @@
 """Federated preprocessing: from sums over sites to a frozen transform, never from pooled rows."""
 
-from fedward.common.preprocess.fit import fit
+from fedward.common.preprocess.fit import fit, fit_site
 from fedward.common.preprocess.layout import Layout, layout, needs_federated, needs_site
 from fedward.common.preprocess.statistics import Statistics, merge
 from fedward.common.preprocess.transform import Transform
@@ -10,6 +10,7 @@ __all__ = [
     "Statistics",
     "Transform",
     "fit",
+    "fit_site",
     "layout",
     "merge",
     "needs_federated",

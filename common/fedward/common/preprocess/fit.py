@@ -43,11 +43,8 @@ def fit(
 
     Args:
         study: says where each value comes from.
-        statistics: sums over all sites, needed if `needs_federated(study)`; with `federated`, sums
-            of one site alone: `site_statistics`, or in a private study its noised
-            `local_statistics`. Exact ones would break the promise: a patient would move the inputs
-            of every other patient, which clipping does not bound.
-        federated: the shared transform, to be completed at a site if `needs_site(study)`.
+        statistics: sums over all sites, needed if `needs_federated(study)`.
+        federated: the shared transform, to be completed with the sums of one site; see `fit_site`.
 
     Returns:
         The transform; not `complete` if `needs_site(study)` and `federated` is not given.
@@ -60,13 +57,10 @@ def fit(
     shared = needs_federated(study)
     if statistics is None and (shared or federated is not None):
         raise RoundError("no sums for preprocessing", hint="collect them from the sites first")
-    if study.private and statistics is not None and statistics.noise_variance == 0:
-        raise PrivacyError(
-            "exact sums must not shape the inputs of a private study",
-            hint="use the noised sums that the privacy plan pays for",
-        )
-    if statistics is not None and federated is not None:
-        return _complete(study, federated, statistics)
+    if statistics is not None:
+        if federated is not None:
+            return fit_site(study, federated, statistics)
+        _check_noise(study, statistics)
     pre = study.preprocess
     own = needs_site(study)
     scope: Literal["federated", "public"] = "federated" if shared else "public"
@@ -91,8 +85,21 @@ def fit(
     )
 
 
-def _complete(study: Study, transform: Transform, statistics: Statistics) -> Transform:
-    """Put in what the study takes from each site's own rows; inputs keep their names and order."""
+def fit_site(study: Study, transform: Transform, statistics: Statistics) -> Transform:
+    """Complete the shared transform at one site, if `needs_site(study)`; same as `fit` with it.
+
+    Args:
+        study: says what comes from each site's own rows.
+        transform: the shared one; inputs keep their names and order.
+        statistics: sums of this site alone: `site_statistics`, or in a private study its noised
+            `local_statistics`. Exact ones would break the promise: a patient would move the inputs
+            of every other patient, which clipping does not bound.
+
+    Raises:
+        DataError: a feature has no value at this site.
+        PrivacyError: the study is private and the sums are exact.
+    """
+    _check_noise(study, statistics)
     pre = study.preprocess
     numeric, categorical, channels = transform.numeric, transform.categorical, transform.channels
     if pre.standardise == "site":
@@ -111,6 +118,14 @@ def _complete(study: Study, transform: Transform, statistics: Statistics) -> Tra
         )
     changed = {"numeric": numeric, "categorical": categorical, "channels": channels}
     return transform.model_copy(update={**changed, "complete": True})
+
+
+def _check_noise(study: Study, statistics: Statistics) -> None:
+    if study.private and statistics.noise_variance == 0:
+        raise PrivacyError(
+            "exact sums must not shape the inputs of a private study",
+            hint="use the noised sums that the privacy plan pays for",
+        )
 
 
 def _standard(study: Study, statistics: Statistics | None) -> tuple[Vector, Vector]:
