@@ -1,8 +1,8 @@
 """Models by name: a study file says `[model] name = "mlp"`, and this finds what that is.
 
-A model is one file in this package: a frozen `ModelSpec` with the hyper-parameters as fields, and a
-`build` that makes the torch module. Importing a specification does not import torch, so that a study
-can be checked and hashed in milliseconds.
+A model is one file in this package: a frozen `ModelSpec` with the hyper-parameters as fields, and
+a `build` that makes the torch module. Importing a specification does not import torch, so that a
+study can be checked and hashed in milliseconds.
 
     >>> parse_model({"name": "mlp", "hidden": [32]}).hidden
     (32,)
@@ -15,7 +15,9 @@ import pkgutil
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from fedward.common.validation import explain
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,7 +42,7 @@ class ModelSpec(BaseModel):
             return {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
         return data
 
-    def build(self, inputs: tuple[int, ...], outputs: int) -> nn.Module:
+    def build(self, inputs: tuple[int, ...], outputs: int) -> nn.Module:  # noqa: ARG002
         """Make the module.
 
         Args:
@@ -84,8 +86,13 @@ def parse_model(table: Any) -> ModelSpec:
         ValueError: no such model, or a hyper-parameter that it does not have.
     """
     known = ", ".join(model_names())
-    if not isinstance(table, dict) or "name" not in table:
-        raise ValueError(f"[model] needs a name: one of {known}")
-    if table["name"] not in _SPECS:
-        raise ValueError(f"[model] name is not known: choose one of {known}")
-    return _SPECS[table["name"]].model_validate(table)
+    name = table.get("name") if isinstance(table, dict) else None
+    if not isinstance(name, str):
+        raise ValueError(f"a name is missing, choose one of {known}")
+    if name not in _SPECS:
+        raise ValueError(f"there is no model of that name, choose one of {known}")
+    try:
+        return _SPECS[name].model_validate(table)
+    except ValidationError as error:
+        # Said here, because only here is it known which hyper-parameters this model has.
+        raise ValueError(": ".join(explain(error, _SPECS[name]))) from error
