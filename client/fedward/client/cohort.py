@@ -1,4 +1,4 @@
-"""The patients at a site who match a study: cleaned rows, their outcomes, who is kept for testing."""
+"""The patients at a site who match a study: cleaned rows, outcomes, who is kept for testing."""
 
 from __future__ import annotations
 

@@ -1,19 +1,28 @@
 """The client as a Flower app: messages in, calls of `Site`, messages out.
 
 The same app runs in every carrier; only how it finds its `Site` differs, and that is given to
-`build_client_app`. A refusal goes back as a Flower error whose code is fedward's exit code and whose
-reason is fedward's own one-line message, which never holds anything private.
+`build_client_app`. A refusal goes back as a Flower error whose code is fedward's exit code and
+whose reason is fedward's own one-line message, which never holds anything private.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord
-from flwr.app import RecordDict
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
 
 from fedward.client.site import Site
 from fedward.common import records
@@ -74,11 +83,11 @@ def _introduce(site: Site, _message: Message) -> RecordDict:
 
 
 def _statistics(site: Site, _message: Message) -> RecordDict:
-    arrays, levels = site.statistics().to_arrays()
+    statistics = site.statistics()
     return RecordDict(
         {
-            records.ARRAYS: ArrayRecord({key: Array(value) for key, value in arrays.items()}),
-            records.CONFIG: ConfigRecord({records.LEVELS: levels}),
+            records.ARRAYS: _array_record(statistics.to_arrays()),
+            records.CONFIG: ConfigRecord({records.LEVELS: statistics.levels_json}),
         }
     )
 
@@ -88,12 +97,12 @@ def _train(site: Site, message: Message) -> RecordDict:
     weights = site.train(
         _weights(message),
         _transform(config),
-        round_number=int(cast(int, config[records.ROUND])),
-        proximal_mu=float(cast(float, config.get(records.PROXIMAL_MU, 0.0))),
+        round_number=int(cast("int", config[records.ROUND])),
+        proximal_mu=float(cast("float", config.get(records.PROXIMAL_MU, 0.0))),
     )
     return RecordDict(
         {
-            records.ARRAYS: ArrayRecord({key: Array(value) for key, value in weights.items()}),
+            records.ARRAYS: _array_record(weights),
             records.METRICS: MetricRecord({records.WEIGHT: 1.0}),
         }
     )
@@ -104,26 +113,30 @@ def _evaluate(site: Site, message: Message) -> RecordDict:
     counts = site.evaluate(
         _weights(message),
         _transform(config),
-        round_number=int(cast(int, config[records.ROUND])),
+        round_number=int(cast("int", config[records.ROUND])),
     )
     arrays = {} if counts is None else counts.to_arrays()
     released = 0.0 if counts is None else 1.0
     return RecordDict(
         {
-            records.ARRAYS: ArrayRecord({key: Array(value) for key, value in arrays.items()}),
+            records.ARRAYS: _array_record(arrays),
             records.METRICS: MetricRecord({records.WEIGHT: 1.0, records.RELEASED: released}),
         }
     )
 
 
+def _array_record(arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
+    return ArrayRecord({key: Array(value) for key, value in arrays.items()})
+
+
 def _config(message: Message) -> ConfigRecord:
-    return cast(ConfigRecord, message.content[records.CONFIG])
+    return cast("ConfigRecord", message.content[records.CONFIG])
 
 
 def _weights(message: Message) -> Weights:
-    arrays = cast(ArrayRecord, message.content[records.ARRAYS])
+    arrays = cast("ArrayRecord", message.content[records.ARRAYS])
     return {key: array.numpy().astype(np.float32, copy=False) for key, array in arrays.items()}
 
 
 def _transform(config: ConfigRecord) -> Transform:
-    return Transform.from_json(cast(str, config[records.TRANSFORM]))
+    return Transform.from_json(cast("str", config[records.TRANSFORM]))

@@ -35,7 +35,7 @@ from fedward.common.study.schema import Study
 from fedward.common.tensors import Weights
 
 RandomnessFor = Callable[[str, int], Randomness]
-"""`(purpose, round)` to a source of randomness: seeded in simulations, cryptographic at a hospital."""
+"""`(purpose, round)` to randomness: seeded in simulations, cryptographic at a hospital."""
 
 
 class Site:
@@ -131,6 +131,7 @@ class Site:
             bins=study.evaluation.bins,
             bounds=study.task.bounds,
             patient=dataset.patient,
+            per="row" if self.plan is None else "patient",
         )
         if self.plan is None:
             return counts.coarsen(study.evaluation.min_cell)

@@ -74,7 +74,7 @@ def steps_per_round(training: TrainingSection, examples: int) -> int:
 
 
 class ShuffledBatches:
-    """Plain mini-batch gradients: all rows in random order, then in another random order, …
+    """Plain mini-batch gradients: all rows in random order, then in another one, and so on.
 
     Not private. The last batch of a pass may be smaller than `batch_size`.
     """

@@ -27,11 +27,11 @@ def measure_drift(
     """
     total = {key: np.zeros_like(value) for key, value in before.items()}
     for site, message in replies.accepted.items():
-        update = difference(cast(Weights, arrays_of(message)), before)
+        update = difference(cast("Weights", arrays_of(message)), before)
         for key, value in update.items():
             total[key] += np.float32(site_weights[site]) * value
     result = {}
     for site, message in replies.accepted.items():
-        update = difference(cast(Weights, arrays_of(message)), before)
+        update = difference(cast("Weights", arrays_of(message)), before)
         result[site] = Drift(norm=norm(update), cosine=cosine(update, total))
     return result

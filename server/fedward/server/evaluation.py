@@ -9,7 +9,7 @@ from flwr.app import MetricRecord, RecordDict
 from fedward.common import records
 from fedward.common.metrics import Counts, evaluate
 from fedward.common.study import Study
-from fedward.server.replies import Replies, arrays_of
+from fedward.server.replies import Replies
 from fedward.server.strategies import MetricsFunction
 
 OVERALL = "overall"
@@ -40,15 +40,20 @@ def metrics_by_site(
         counts = _counts(study, message.content)
         if counts is not None:
             result[site] = dict(evaluate(counts))
-    result[OVERALL] = {name: float(cast(float, value)) for name, value in merged.items()}
+    result[OVERALL] = {name: float(cast("float", value)) for name, value in merged.items()}
     return result
 
 
 def _counts(study: Study, content: RecordDict) -> Counts | None:
-    metrics = cast(MetricRecord, content[records.METRICS])
+    metrics = cast("MetricRecord", content[records.METRICS])
     if metrics[records.RELEASED] != 1.0:
         return None
     arrays = {key: array.numpy() for key, array in content.array_records[records.ARRAYS].items()}
     return Counts.from_arrays(
-        study.task.kind, arrays, outputs=study.task.outputs, bins=study.evaluation.bins
+        study.task.kind,
+        arrays,
+        outputs=study.task.outputs,
+        bins=study.evaluation.bins,
+        bounds=study.task.bounds,
+        noised=study.private,
     )

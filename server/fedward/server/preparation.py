@@ -15,7 +15,7 @@ from fedward.common.models.state import build_module, get_weights
 from fedward.common.preprocess import Statistics, Transform, fit, merge, needs_federated
 from fedward.common.study import Study, study_hash
 from fedward.common.tensors import Weights
-from fedward.server.replies import ask, arrays_of, config_of
+from fedward.server.replies import arrays_of, ask, config_of
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def introduce(study: Study, grid: Grid) -> dict[int, str]:
     replies = ask(grid, messages, nodes, deadline_s=study.aggregation.deadline_s)
     replies.require(study.aggregation.min_sites, during="introduction")
     sites = {
-        int(node): cast(str, config_of(answer)[records.SITE])
+        int(node): cast("str", config_of(answer)[records.SITE])
         for node, answer in replies.accepted.items()
     }
     if len(set(sites.values())) != len(sites):
@@ -70,10 +70,7 @@ def prepare(study: Study, grid: Grid, sites: dict[int, str]) -> Preparation:
     if needs_federated(study) or by_size:
         parts = _statistics(study, grid, sites)
         total = merge(parts.values())
-        site_weights = {
-            name: part.weight if by_size else 1.0
-            for name, part in parts.items()
-        }
+        site_weights = {name: part.weight if by_size else 1.0 for name, part in parts.items()}
     transform = fit(study, total)
     return Preparation(transform, site_weights, first_weights(study, transform))
 
@@ -81,7 +78,7 @@ def prepare(study: Study, grid: Grid, sites: dict[int, str]) -> Preparation:
 def first_weights(study: Study, transform: Transform) -> Weights:
     """Weights of the study's model before training, drawn from the study's seed."""
     image = study.preprocess.image
-    shape = (transform.width,)
+    shape: tuple[int, ...] = (transform.width,)
     if image is not None:
         shape = (image.channels, image.height, image.width)
     module = build_module(study.model, shape, study.task.outputs, study.training.seed)
@@ -94,7 +91,7 @@ def _statistics(study: Study, grid: Grid, sites: dict[int, str]) -> dict[str, St
     replies.require(study.aggregation.min_sites, during="preprocessing")
     return {
         name: Statistics.from_arrays(
-            study, arrays_of(answer), cast(str, config_of(answer)[records.LEVELS])
+            study, arrays_of(answer), cast("str", config_of(answer)[records.LEVELS])
         )
         for name, answer in replies.accepted.items()
     }

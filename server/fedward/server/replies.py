@@ -107,7 +107,7 @@ def array_record(weights: Mapping[str, NDArray[np.float32]]) -> ArrayRecord:
 
 def arrays_of(message: Message) -> dict[str, NDArray[np.float64]]:
     """Named arrays of a reply, as they came."""
-    record = cast(ArrayRecord, message.content[records.ARRAYS])
+    record = cast("ArrayRecord", message.content[records.ARRAYS])
     return {key: array.numpy() for key, array in record.items()}
 
 
@@ -118,7 +118,7 @@ def weights_of(record: ArrayRecord) -> Weights:
 
 def config_of(message: Message) -> ConfigRecord:
     """Configuration of a message."""
-    return cast(ConfigRecord, message.content[records.CONFIG])
+    return cast("ConfigRecord", message.content[records.CONFIG])
 
 
 class SelectedGrid(Grid):
@@ -137,7 +137,7 @@ class SelectedGrid(Grid):
         """Of the underlying grid."""
         return self._grid.run
 
-    def create_message(self, *args: object, **kwargs: object) -> Message:  # type: ignore[override]
+    def create_message(self, *args: object, **kwargs: object) -> Message:
         """By the underlying grid."""
         return self._grid.create_message(*args, **kwargs)  # type: ignore[arg-type]
 

@@ -1,6 +1,6 @@
 """The durable round loop: one execution of a study over any Flower `Grid`.
 
-    configure_train → sites train → aggregate_train → configure_evaluate → sites → aggregate_evaluate
+    configure_train → sites → aggregate_train → configure_evaluate → sites → aggregate_evaluate
 
 The four methods are those of an unmodified Flower strategy; the loop around them is ours because
 Flower's has no resume, no quorum that ends, and no fixed order. Here: participants are drawn from
@@ -187,9 +187,7 @@ class Rounds:
 
     def _participants(self, state: RunState, number: int) -> list[int]:
         """Nodes that train in a round: all, or a share drawn from the seed and the round."""
-        eligible = {
-            site: node for node, site in self._sites.items() if site in state.site_weights
-        }
+        eligible = {site: node for node, site in self._sites.items() if site in state.site_weights}
         wanted = round(self._study.aggregation.participation * len(eligible))
         wanted = min(max(wanted, self._study.aggregation.min_sites, 1), len(eligible))
         generator = np.random.default_rng([self._study.training.seed, number])
@@ -197,9 +195,7 @@ class Rounds:
         return [eligible[str(site)] for site in chosen]
 
     def _config(self, state: RunState) -> ConfigRecord:
-        return ConfigRecord(
-            {records.STUDY_HASH: self._hash, records.TRANSFORM: state.transform}
-        )
+        return ConfigRecord({records.STUDY_HASH: self._hash, records.TRANSFORM: state.transform})
 
     def _ask(self, messages: list[Message]) -> Replies:
         deadline_s = self._study.aggregation.deadline_s
@@ -207,7 +203,7 @@ class Rounds:
 
 
 def check_updates(replies: Replies, before: Weights, max_norm: float | None) -> Replies:
-    """Refuse updates that do not fit the model, are not finite, or are larger than the study allows.
+    """Refuse updates that do not fit the model, are not finite, or are larger than allowed.
 
     Args:
         replies: answers of the sites.
@@ -218,19 +214,21 @@ def check_updates(replies: Replies, before: Weights, max_norm: float | None) -> 
         The replies, offending sites moved to `refused` with the reason.
     """
     for site, message in list(replies.accepted.items()):
-        weights = cast(Weights, arrays_of(message))
+        weights = cast("Weights", arrays_of(message))
         try:
             check_weights(weights, before)
         except RoundError as error:
             replies = replies.refuse(site, error.problem)
             continue
         if max_norm is not None and norm(difference(weights, before)) > max_norm:
-            replies = replies.refuse(site, "the update is larger than [aggregation] max_update_norm")
+            replies = replies.refuse(
+                site, "the update is larger than [aggregation] max_update_norm"
+            )
     return replies
 
 
 def set_weights(replies: Replies, site_weights: Mapping[str, float]) -> None:
     """Write each site's aggregation weight into its reply, where the strategy looks for it."""
     for site, message in replies.accepted.items():
-        record = cast(MetricRecord, message.content[records.METRICS])
+        record = cast("MetricRecord", message.content[records.METRICS])
         record[records.WEIGHT] = site_weights[site]

@@ -1,7 +1,7 @@
-"""From a study's `[algorithm]` to one of Flower's own strategies, and its state to and from arrays.
+"""From a study's `[algorithm]` to one of Flower's strategies, and its state to and from arrays.
 
-Flower's strategies are used as they are. Which sites take part is decided by the round loop, so they
-are told to take everyone they are shown.
+Flower's strategies are used as they are. Which sites take part is decided by the round loop, so
+they are told to take everyone they are shown.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ from fedward.common.study import schema
 MetricsFunction = Callable[[list[RecordDict], str], MetricRecord]
 
 
-def make_strategy(
-    study: schema.Study, *, evaluate_metrics: MetricsFunction
-) -> flower.FedAvg:
+def make_strategy(study: schema.Study, *, evaluate_metrics: MetricsFunction) -> flower.FedAvg:
     """The Flower strategy that a study names.
 
     Args:
@@ -60,16 +58,20 @@ def _adaptive(
     local_rate: float,
     shared: dict[str, Any],
 ) -> flower.FedAvg:
-    rates = {"eta": algorithm.server_learning_rate, "eta_l": local_rate, "tau": algorithm.tau}
+    rates: dict[str, Any] = {
+        "eta": algorithm.server_learning_rate,
+        "eta_l": local_rate,
+        "tau": algorithm.tau,
+    }
     if isinstance(algorithm, schema.FedAdagrad):
         return flower.FedAdagrad(**rates, **shared)
     kind = {"fedadam": flower.FedAdam, "fedyogi": flower.FedYogi}[algorithm.name]
     return kind(beta_1=algorithm.beta_1, beta_2=algorithm.beta_2, **rates, **shared)
 
 
-# The strategies keep their state between rounds in these attributes: a dictionary of arrays for the
-# adaptive family, a list of arrays for FedAvgM. The global weights that they also remember are given
-# to them again by `configure_train`.
+# The strategies keep their state between rounds in these attributes: a dictionary of arrays for
+# the adaptive family, a list of arrays for FedAvgM. The global weights that they also remember are
+# given to them again by `configure_train`.
 _DICTIONARIES = ("m_t", "v_t")
 _LIST = "momentum_vector"
 

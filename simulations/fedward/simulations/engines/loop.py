@@ -81,9 +81,7 @@ class LoopGrid(Grid):
             yield self._deliver(message)
 
     def _deliver(self, message: Message) -> Message:
-        # Each site gets a content record of its own: the arrays are shared, what it says is not.
-        own = Message(RecordDict(dict(message.content.items())), metadata=message.metadata)  # type: ignore[call-overload]
-        return self._app(own, self._contexts[message.metadata.dst_node_id])
+        return self._app(message, self._contexts[message.metadata.dst_node_id])
 
 
 def run_in_loop(server_app: ServerApp, sites: Iterable[Site]) -> None:

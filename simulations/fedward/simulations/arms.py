@@ -1,0 +1,220 @@
+"""The ways of training that a simulation compares: all of them federations.
+
+    federated        the study as it stands
+    federated_no_dp  the same without differential privacy
+    pooled           a federation of one site that has everybody's patients
+    local            for each site, a federation of itself alone
+
+So a baseline runs the very code that it is compared with, and differs only in who takes part.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from fedward.client.cohort import Cohort
+from fedward.client.site import RandomnessFor, Site
+from fedward.client.workspace import Workspace
+from fedward.common.errors import FedwardError
+from fedward.common.privacy.randomness import SeededRandomness
+from fedward.common.study.schema import (
+    AggregationSection,
+    Baselines,
+    FedAvg,
+    PrivacySection,
+    Study,
+    TrainingSection,
+)
+from fedward.server.checkpoints import Checkpoints, NoCheckpoints
+from fedward.server.flower_app import build_server_app
+from fedward.server.rounds import Outcome
+from fedward.simulations.engines.loop import run_in_loop
+from fedward.simulations.watcher import CurvePoint, Watcher
+
+ArmName = Literal["local", "federated", "federated_no_dp", "pooled"]
+RoundShown = Callable[[ArmName, int, float | None], None]
+"""Told after every round: arm, round, headline metric over all sites."""
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """What one way of training gave.
+
+    Attributes:
+        name: which arm.
+        outcomes: by site for `local`, else one under `""`.
+        failed: sites whose local training could not finish, and why.
+        curve: headline metric after each round.
+        sites: the sites that trained, by name, with what they spent.
+        seconds: wall time of its rounds.
+    """
+
+    name: ArmName
+    outcomes: Mapping[str, Outcome]
+    failed: Mapping[str, str]
+    curve: tuple[CurvePoint, ...]
+    sites: Mapping[str, Site]
+    seconds: float
+
+    def outcome_for(self, site: str) -> Outcome | None:
+        """The model that this arm offers a site; None if its training failed."""
+        return self.outcomes.get(site) if self.name == "local" else self.outcomes[""]
+
+
+def arms_of(study: Study) -> tuple[ArmName, ...]:
+    """Arms that a study asks for, in the order in which they run."""
+    wanted = study.simulation.compare if study.simulation else ()
+    arms: list[ArmName] = ["federated"]
+    if study.private and "federated_no_dp" in wanted:
+        arms.append("federated_no_dp")
+    return (*arms, *(arm for arm in ("pooled", "local") if arm in wanted))
+
+
+def study_of_arm(study: Study, arm: ArmName) -> Study:
+    """The study that an arm runs."""
+    if arm == "federated":
+        return study
+    open_study = study.model_copy(update={"privacy": PrivacySection(mode="none")})
+    if arm == "federated_no_dp":
+        return open_study
+    simulation = study.simulation
+    changes = {
+        "algorithm": FedAvg(name="fedavg"),
+        "aggregation": AggregationSection(weights="equal"),
+        # Nothing leaves a site here, so no cell is too small.
+        "evaluation": study.evaluation.model_copy(update={"min_cell": 1, "every": 0}),
+        "training": _baseline_training(
+            study.training, simulation.baselines if simulation else Baselines()
+        ),
+    }
+    return open_study.model_copy(update=changes)
+
+
+def _baseline_training(training: TrainingSection, baselines: Baselines) -> TrainingSection:
+    changes = baselines.model_dump(exclude_none=True, exclude={"epochs"})
+    if baselines.epochs is not None:
+        # One round, so that the optimiser keeps its state throughout.
+        changes |= {"rounds": 1, "local_epochs": baselines.epochs, "local_steps": None}
+    if changes.get("optimiser") == "adam":
+        changes["momentum"] = 0.0
+    return training.model_copy(update=changes)
+
+
+def seeded(seed: int, site: str) -> RandomnessFor:
+    """Reproducible randomness for a virtual site: its own stream per purpose and round."""
+    return lambda purpose, number: SeededRandomness(seed, site, purpose, number)
+
+
+def make_site(study: Study, name: str, cohorts: Sequence[Cohort], workspace: Workspace) -> Site:
+    """A virtual hospital."""
+    return Site(
+        name,
+        study,
+        tuple(cohorts),
+        randomness=seeded(study.training.seed, name),
+        workspace=workspace,
+    )
+
+
+def run_arm(
+    study: Study,
+    arm: ArmName,
+    cohorts: Sequence[Cohort],
+    *,
+    judges: Mapping[str, Site],
+    workspace: Workspace,
+    checkpoints: Checkpoints,
+    shown: RoundShown,
+) -> ArmResult:
+    """Train one arm.
+
+    Args:
+        study: of the whole simulation; `study_of_arm` says what this arm makes of it.
+        arm: which.
+        cohorts: of all sites.
+        judges: a site per cohort that scores models on its test patients.
+        workspace: modules to compute with.
+        checkpoints: of the run; local runs are short and start again instead.
+        shown: is told about every round.
+
+    Raises:
+        FedwardError: the arm could not be trained at all.
+    """
+    own = study_of_arm(study, arm)
+    started = time.monotonic()
+    if arm == "local":
+        result = _run_local(own, cohorts, judges, workspace, shown)
+    else:
+        result = _run_together(own, arm, cohorts, judges, workspace, checkpoints, shown)
+    outcomes, failed, curve, sites = result
+    return ArmResult(arm, outcomes, failed, curve, sites, time.monotonic() - started)
+
+
+_Parts = tuple[dict[str, Outcome], dict[str, str], tuple[CurvePoint, ...], dict[str, Site]]
+
+
+def _run_together(
+    study: Study,
+    arm: ArmName,
+    cohorts: Sequence[Cohort],
+    judges: Mapping[str, Site],
+    workspace: Workspace,
+    checkpoints: Checkpoints,
+    shown: RoundShown,
+) -> _Parts:
+    if arm == "pooled":
+        sites = {"pooled": make_site(study, "pooled", cohorts, workspace)}
+    else:
+        sites = {c.site: make_site(study, c.site, [c], workspace) for c in cohorts}
+    watcher = Watcher(study, judges, sites, shown=lambda number, metric: shown(arm, number, metric))
+    outcome = _federate(study, sites, watcher, checkpoints)
+    return {"": outcome}, {}, watcher.curve, sites
+
+
+def _run_local(
+    study: Study,
+    cohorts: Sequence[Cohort],
+    judges: Mapping[str, Site],
+    workspace: Workspace,
+    shown: RoundShown,
+) -> _Parts:
+    outcomes: dict[str, Outcome] = {}
+    failed: dict[str, str] = {}
+    curves: dict[str, tuple[CurvePoint, ...]] = {}
+    sites: dict[str, Site] = {}
+    for done, cohort in enumerate(cohorts, start=1):
+        name = cohort.site
+        sites[name] = make_site(study, name, [cohort], workspace)
+        watcher = Watcher(study, {name: judges[name]}, {}, shown=lambda _number, _metric: None)
+        try:
+            outcomes[name] = _federate(study, {name: sites[name]}, watcher, NoCheckpoints())
+            curves[name] = watcher.curve
+        except FedwardError as error:
+            # One hospital that cannot train alone is a finding, not the end of the comparison.
+            failed[name] = error.problem
+        shown("local", math.ceil(done * study.training.rounds / len(cohorts)), None)
+    return outcomes, failed, _merge(curves), sites
+
+
+def _federate(
+    study: Study, sites: Mapping[str, Site], watcher: Watcher, checkpoints: Checkpoints
+) -> Outcome:
+    outcomes: list[Outcome] = []
+    app = build_server_app(
+        study, checkpoints=checkpoints, observer=watcher, on_outcome=outcomes.append
+    )
+    run_in_loop(app, sites.values())
+    return outcomes[0]
+
+
+def _merge(curves: Mapping[str, tuple[CurvePoint, ...]]) -> tuple[CurvePoint, ...]:
+    """Curves of single sites as one; a mean over sites is not the metric over all patients."""
+    by_round: dict[int, dict[str, float | None]] = {}
+    for site, curve in curves.items():
+        for point in curve:
+            by_round.setdefault(point.round, {})[site] = point.metrics.get(site)
+    return tuple(CurvePoint(number, metrics) for number, metrics in sorted(by_round.items()))

@@ -1,0 +1,155 @@
+"""`fedward simulate`: a whole study over many virtual hospitals on one machine."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from fedward.client.workspace import Workspace
+from fedward.common.errors import Interrupted, OutputError, StudyError
+from fedward.common.files import output_error
+from fedward.common.study import Study, load_study, simulation_hash
+from fedward.server.checkpoints import CheckpointFolder
+from fedward.simulations.arms import (
+    arms_of,
+    make_site,
+    run_arm,
+    study_of_arm,
+)
+from fedward.simulations.assemble import Findings, assemble
+from fedward.simulations.cohorts import load_cohorts
+from fedward.simulations.judging import cross_site, judge_arm
+from fedward.simulations.outputs import write_outputs
+from fedward.simulations.report.results import Results
+
+CHECKPOINTS = "checkpoints"
+
+
+class Listener(Protocol):
+    """Is told how far a simulation is."""
+
+    def on_round(self, arm: str, round_number: int, metric: float | None) -> None:
+        """A round of an arm is finished; `metric` is the headline metric over all sites."""
+        ...
+
+
+class Silent:
+    """A listener that does not listen."""
+
+    def on_round(self, arm: str, round_number: int, metric: float | None) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """One simulated experiment.
+
+    Attributes:
+        study: with a `[simulation]` section.
+        folder: that the paths of that section are relative to.
+        out: where results go.
+        resume: continue what an interrupted run left in `out`.
+    """
+
+    study: Study
+    folder: Path
+    out: Path
+    resume: bool = False
+
+    @staticmethod
+    def of(path: Path, out: Path, *, seed: int | None = None, resume: bool = False) -> Simulation:
+        """The simulation that a study file describes, with another seed if given."""
+        study = load_study(path)
+        if seed is not None:
+            training = study.training.model_copy(update={"seed": seed})
+            study = study.model_copy(update={"training": training})
+        return Simulation(study, path.parent, out, resume)
+
+    def rounds(self) -> list[tuple[str, int]]:
+        """Arms and their number of rounds, in the order in which they run."""
+        return [(arm, study_of_arm(self.study, arm).training.rounds) for arm in arms_of(self.study)]
+
+    def run(self, listener: Listener | None = None) -> Results:
+        """Run all arms and write the outputs.
+
+        Returns:
+            What was written to `results.json`.
+
+        Raises:
+            FedwardError: data, privacy, training or output refuse; nothing half-written is left
+                behind except the checkpoints of completed rounds.
+            Interrupted: Ctrl-C; says how to continue.
+        """
+        started = time.monotonic()
+        self._open_output()
+        try:
+            found = self._measure(listener or Silent(), started)
+        except KeyboardInterrupt as stop:
+            raise Interrupted(
+                "stopped, every completed round is kept",
+                hint=f"continue with --resume --out {self.out.name}",
+            ) from stop
+        results = assemble(found)
+        write_outputs(self.out, found, results)
+        return results
+
+    def _measure(self, listener: Listener, started: float) -> Findings:
+        torch.set_num_threads(1 if self.study.data.modality == "tabular" else 2)
+        cohorts = load_cohorts(self.study, self.folder, cache=self.out / "cache")
+        workspace = Workspace()
+        open_study = study_of_arm(self.study, "federated_no_dp")
+        judges = {c.site: make_site(open_study, c.site, [c], workspace) for c in cohorts}
+        arms = [
+            run_arm(
+                self.study,
+                arm,
+                cohorts,
+                judges=judges,
+                workspace=workspace,
+                checkpoints=CheckpointFolder(self.out / CHECKPOINTS / arm),
+                shown=listener.on_round,
+            )
+            for arm in arms_of(self.study)
+        ]
+        wants_matrix = self.study.simulation is not None and self.study.simulation.cross_site
+        return Findings(
+            study=self.study,
+            cohorts=cohorts,
+            arms=arms,
+            judgements={arm.name: judge_arm(arm, judges) for arm in arms},
+            cross_site=cross_site(self.study, arms, judges) if wants_matrix else {},
+            seconds=time.monotonic() - started,
+        )
+
+    def _open_output(self) -> None:
+        """Make the output folder; refuse to mix two experiments in one."""
+        mark = self.out / CHECKPOINTS / "simulation.sha256"
+        own = simulation_hash(self.study)
+        try:
+            known = mark.read_text(encoding="utf-8").strip() if mark.exists() else None
+            if self.resume and known is None:
+                raise OutputError(
+                    f"there is nothing to continue in {self.out.name}",
+                    hint="run without --resume",
+                )
+            if self.resume and known != own:
+                raise StudyError(
+                    f"{self.out.name} holds another experiment",
+                    hint="continue with the study file and seed it was made with",
+                )
+            if not self.resume:
+                _clear(self.out / CHECKPOINTS)
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.write_text(own + "\n", encoding="utf-8")
+        except OSError as error:
+            raise output_error(self.out, error) from error
+
+
+def _clear(folder: Path) -> None:
+    """Remove the checkpoints of an earlier experiment, and nothing else."""
+    for path in sorted(folder.glob("*/round-*.safetensors")):
+        path.unlink()
