@@ -11,14 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from fedward.client.cleaning import Column, feature_column, level_codes, target_column
 from fedward.client.site_config import SiteConfig
-from fedward.client.sources import ROW, Source
+from fedward.client.sources import ROW, Pictures, Source
 from fedward.client.sources.tables import refusals, text
 from fedward.common.errors import DataError
 from fedward.common.study import Study
+
+SHOWN = 10
+"""How many unknown values a site is shown, so that it can map them."""
 
 PATIENT, SPLIT, TARGET = "patient", "split", "target"
 """Columns of the cleaned table, besides `ROW` and those named by `feature_name`, `extra_name`."""
@@ -39,6 +43,7 @@ class ColumnFindings:
         minimum: smallest finite number before cleaning, in the study's unit.
         mean: mean of the finite numbers.
         maximum: largest finite number.
+        unknown_values: the first of the unknown values; they never leave the site.
     """
 
     name: str
@@ -51,6 +56,7 @@ class ColumnFindings:
     minimum: float | None
     mean: float | None
     maximum: float | None
+    unknown_values: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -150,6 +156,8 @@ def examine(
             _selection(study, config, source, features, target, keep)
         ).collect(engine="streaming")
     frame, levels = _coded(study, frame)
+    if _several_rows(config) and source.pictures is not None:
+        frame = _with_digests(frame, source.pictures)
     return Examination(
         rows=rows,
         features=tuple(found[:-1]),
@@ -177,6 +185,9 @@ def _findings(
                 finite.mean().alias(f"{index} mean"),
                 finite.max().alias(f"{index} maximum"),
             ]
+        else:
+            unknown = column.mapped.filter(column.unknown).unique().sort().head(SHOWN)
+            parts.append(unknown.implode().alias(f"{index} unknown_values"))
     row = table.select(parts).collect(engine="streaming").row(0, named=True)
     return [_of_row(row, i, column, kinds[i]) for i, column in enumerate(columns)]
 
@@ -196,6 +207,7 @@ def _of_row(row: dict[str, Any], index: int, column: Column, kind: str) -> Colum
         minimum=row.get(f"{index} minimum"),
         mean=row.get(f"{index} mean"),
         maximum=row.get(f"{index} maximum"),
+        unknown_values=tuple(row.get(f"{index} unknown_values") or ()),
     )
 
 
@@ -243,12 +255,28 @@ def _coded(study: Study, frame: pl.DataFrame) -> tuple[pl.DataFrame, tuple[tuple
     return frame, tuple(levels)
 
 
+def _several_rows(config: SiteConfig) -> bool:
+    """Whether a patient can have more than one row."""
+    return config.patients is not None and config.patients.column is not None
+
+
+def _with_digests(frame: pl.DataFrame, pictures: Pictures) -> pl.DataFrame:
+    """Add what pictures are compared by, where patient and outcome alone do not tell them apart."""
+    alike = frame.select([PATIENT, TARGET]).is_duplicated()
+    digests = frame[ROW].cast(pl.String).to_list()
+    places = np.flatnonzero(alike.to_numpy())
+    rows = frame[ROW].to_numpy()[places].astype(np.int64)
+    for place, digest in zip(places.tolist(), pictures.digests(rows), strict=True):
+        digests[place] = digest
+    return frame.with_columns(pl.Series(feature_name(0), digests))
+
+
 def compared_columns(frame: pl.DataFrame) -> list[str]:
     """Columns in which duplicates agree: patient, outcome and features."""
     return [n for n in frame.columns if n in (PATIENT, TARGET) or n.startswith("feature ")]
 
 
 def _count_duplicates(frame: pl.DataFrame, config: SiteConfig) -> int:
-    if config.patients is None or config.patients.column is None or frame.is_empty():
-        return 0  # every row is another patient
+    if not _several_rows(config) or frame.is_empty():
+        return 0
     return frame.height - frame.select(compared_columns(frame)).n_unique()

@@ -38,9 +38,9 @@ _KEYS = {
     "file": ("images",),
     "name": ("sklearn",),
     "subset": ("medmnist",),
-    "columns": ("csv",),
-    "has_header": ("csv",),
-    "separator": ("csv",),
+    "columns": ("csv", "images"),
+    "has_header": ("csv", "images"),
+    "separator": ("csv", "images"),
     "path": _FILES,
 }
 """Which kinds of source a key of `[source]` is for."""

@@ -5,6 +5,6 @@ opening a source.
 """
 
 from fedward.client.sources.open import open_source
-from fedward.client.sources.source import ROW, Pictures, Source
+from fedward.client.sources.source import ROW, PictureFindings, Pictures, Source
 
-__all__ = ["ROW", "Pictures", "Source", "open_source"]
+__all__ = ["ROW", "PictureFindings", "Pictures", "Source", "open_source"]

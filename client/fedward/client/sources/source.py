@@ -42,6 +42,10 @@ class Pictures(Protocol):
         """
         ...
 
+    def digests(self, rows: NDArray[np.int64]) -> list[str]:
+        """Hashes that are equal for equal pictures; a picture that is not there equals no other."""
+        ...
+
     def inspect(self, rows: NDArray[np.int64], image: ImageSection) -> PictureFindings:
         """Look at every picture without refusing any."""
         ...
@@ -55,7 +59,6 @@ class Source:
         label: what messages call it: the name of a file, never a path.
         table: the rows after the site's filter, with local columns and `ROW`.
         target: default name of the outcome's column, if the source prescribes one.
-        labels: what the source's own integer labels 0, 1, … mean, if the study says it.
         split: the division that the source itself publishes.
         pictures: the images of the rows.
     """
