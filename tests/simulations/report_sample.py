@@ -37,12 +37,12 @@ FEATURES = tuple(
 
 
 def sample_results(
-    sites: int = 4, *, rounds: int = 40, private: bool = True, seed: int = 7, **changes: Any
+    count: int = 4, *, rounds: int = 40, private: bool = True, seed: int = 7, **changes: Any
 ) -> Results:
     """A finished simulation of a binary task; `changes` replace whole fields."""
     rng = np.random.default_rng(seed)
-    names = NAMES if sites == 4 else tuple(f"site-{i + 1:04d}" for i in range(sites))
-    patients = [PATIENTS[i % 4] for i in range(sites)]
+    names = NAMES if count == 4 else tuple(f"site-{i + 1:04d}" for i in range(count))
+    patients = [PATIENTS[i % 4] for i in range(count)]
     arms = tuple(SKILL) if private else ("local", "federated", "pooled")
     tests = {n: _draw(rng, p // 3, 0.2 + 0.5 * (i % 4) / 3) for i, (n, p) in
              enumerate(zip(names, patients, strict=True))}  # fmt: skip
@@ -65,9 +65,9 @@ def sample_results(
         "privacy": {n: _privacy(i, rounds) for i, n in enumerate(names)} if private else {},
         "roc": {arm: {n: _roc(tests[n], scores[arm][n]) for n in names} for arm in arms},
         "calibration": {arm: {n: _bins(tests[n], scores[arm][n]) for n in names} for arm in arms},
-        "cross_site": _cross(rng, names) if sites <= 20 else None,
+        "cross_site": _cross(rng, names) if 1 < count <= 20 else None,
         "federation_view": _view(names, patients),
-        "timing": Timing(seconds=31.4, rounds={arm: 7.5 for arm in arms}),
+        "timing": Timing(seconds=31.4, rounds=dict.fromkeys(arms, 7.5)),
     }  # fmt: skip
     return Results(**(fields | changes))
 

@@ -26,6 +26,7 @@ _POINTS = 240
 """More points than that on a line are not seen, only paid for."""
 _LABELS = 6
 """So many lines are labelled at their end; more would not be readable."""
+_DASHES: Any = ("-", (0, (6, 2)), (0, (1.5, 1.5)), (0, (8, 2, 2, 2)), (0, (3, 1.5)), (0, (12, 3)))
 
 
 def short(name: str, length: int = 14) -> str:
@@ -42,7 +43,7 @@ def forest(results: Results) -> str:
     step = 0.16
     height = 60 + len(places) * (18 + 9 * len(arms))
     label = f"{metric} with intervals at each hospital and overall, by way of training"
-    with chart("forest", label, width=560, height=height) as drawn:
+    with chart("forest", label, width=460, height=height) as drawn:
         axes = drawn.axes
         for row, place in enumerate(places):
             for index, arm in enumerate(arms):
@@ -165,7 +166,7 @@ def privacy(results: Results) -> str:
         if site in results.privacy
     }
     label = "ε spent up to each round, by hospital, and the budget"
-    with chart("privacy", label, width=560, height=260) as drawn:
+    with chart("privacy", label, width=460, height=260) as drawn:
         _site_lines(drawn.axes, lines)
         budget = results.study.epsilon
         if budget is not None:
@@ -187,13 +188,14 @@ def privacy(results: Results) -> str:
 
 def _site_lines(axes: Any, lines: Mapping[str, Sequence[tuple[int, float | None]]]) -> None:
     drawn = {site: _thin(points) for site, points in lines.items() if points}
-    for points in drawn.values():
+    few = len(drawn) <= _LABELS
+    for index, points in enumerate(drawn.values()):
         values = _numbers([value for _, value in points])
-        weight = 1.3 if len(drawn) <= _LABELS else 0.8
-        axes.plot([k for k, _ in points], values, color=ACCENT, linewidth=weight, alpha=0.75)
+        style = {"linewidth": 1.5, "linestyle": _DASHES[index]} if few else {"linewidth": 0.8}
+        axes.plot([k for k, _ in points], values, color=ACCENT, alpha=0.85, **style)
     _rounds_axis(axes, sorted({k for points in drawn.values() for k, _ in points}))
     ends = {site: points[-1] for site, points in drawn.items() if points[-1][1] is not None}
-    if len(drawn) <= _LABELS and ends:
+    if few and ends:
         _end_labels(axes, ends)
 
 
@@ -201,12 +203,16 @@ def _end_labels(axes: Any, ends: Mapping[str, tuple[int, float | None]]) -> None
     """Names at the ends of lines, pushed apart where they would overlap."""
     low, high = axes.get_ylim()
     gap = (high - low) * 0.075
-    at = -np.inf
-    for site, (k, value) in sorted(ends.items(), key=lambda item: (item[1][1] or 0.0, item[0])):
-        at = max(at + gap, float(value or 0.0))
+    order = sorted(ends.items(), key=lambda item: (item[1][1] or 0.0, item[0]))
+    true = [float(value or 0.0) for _, (_, value) in order]
+    places = list(true)
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + gap)
+    shift = float(np.mean(np.subtract(places, true)))
+    for (site, (k, _)), place in zip(order, places, strict=True):
         axes.annotate(
             short(site),
-            (k, at),
+            (k, place - shift),
             xytext=(6, 0),
             textcoords="offset points",
             va="center",

@@ -5,11 +5,12 @@ The same results give the same bytes. Numbers are those of `results.json`, only 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from fedward.simulations.report import charts, views
 from fedward.simulations.report.explain import summary
@@ -40,7 +41,14 @@ def render(results: Results) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["unbroken"] = _unbroken
     return environment.get_template("template.html.j2").render(_context(results))
+
+
+def _unbroken(sentence: str) -> Markup:
+    """The sentence, escaped, in which no interval is divided between two lines."""
+    safe = str(escape(sentence))
+    return Markup(re.sub(r"[\d.,−]+ \([^)]*\)", r'<span class="whole">\g<0></span>', safe))  # noqa: S704
 
 
 def _context(results: Results) -> dict[str, Any]:
@@ -63,6 +71,7 @@ def _context(results: Results) -> dict[str, Any]:
         "flat": lambda arm, place: views.flat(results, arm, place),
         "overall_metrics": views.metric_rows(results, OVERALL),
         "site_metrics": [(site, views.metric_rows(results, site)) for site in sites],
+        "test_counts": {site.name: f"{site.test_patients:,}" for site in results.sites},
         "site_rows": views.site_rows(results),
         "features": views.feature_rows(results),
         "all_features": len({name for site in results.sites for name in site.features}),

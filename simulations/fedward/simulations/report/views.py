@@ -63,9 +63,9 @@ def key_figures(results: Results) -> tuple[tuple[str, str, str], ...]:
     ]
     spent = most_spent(results)
     if study.private and spent is not None:
-        budget = f" of {epsilon_text(study.epsilon)}" if study.epsilon is not None else ""
-        note = f"{'per' if budget else 'spent per'} {_unit(results)}, δ = {_delta(results)}"
-        figures.append(("ε spent, at most", epsilon_text(spent) + budget, note))
+        budget = f"of {epsilon_text(study.epsilon)} " if study.epsilon is not None else ""
+        note = f"{budget}per {_unit(results)}, δ = {_delta(results)}"
+        figures.append(("ε spent, at most", epsilon_text(spent), note))
     else:
         figures.append(("Privacy", "none", "no differential privacy"))
     figures.append(
