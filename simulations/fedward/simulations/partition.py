@@ -20,7 +20,7 @@ from fedward.simulations.partition_keys import by_column, mean_by_patient, sort_
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-_TRIES = 100
+_TRIES = 1000
 _LEAST = 2
 """Patients of a site: one to train and one to test on."""
 
