@@ -5,7 +5,6 @@ turns either into metrics, and `bootstrap` gives intervals over patients.
 """
 
 from fedward.common.metrics.binary import DECISION_METRICS, auroc_resolution
-from fedward.common.metrics.bootstrap import Interval, bootstrap
 from fedward.common.metrics.counting import (
     count,
     evaluate,
@@ -15,6 +14,7 @@ from fedward.common.metrics.counting import (
 )
 from fedward.common.metrics.counts import Counts, cell_shapes
 from fedward.common.metrics.curves import ReliabilityGroup, reliability, roc_points
+from fedward.common.metrics.intervals import Interval, bootstrap
 
 __all__ = [
     "DECISION_METRICS",

@@ -73,6 +73,8 @@ def calibration_fit(score: Floats, negative: Floats, positive: Floats) -> Calibr
         positive: `[..., bins]`, weights.
     """
     lead = positive.shape[:-1]
+    if not len(score):
+        return CalibrationFit(np.full(lead, np.nan), np.full(lead, np.nan))
     neg, pos = negative.reshape(-1, len(score)), positive.reshape(-1, len(score))
     clipped = np.clip(score, CLIP, 1 - CLIP)
     logit = np.log(clipped) - np.log1p(-clipped)

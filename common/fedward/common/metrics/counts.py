@@ -126,8 +126,7 @@ class Counts:
 
         Guarantee: the result is the Gaussian mechanism with that noise multiplier (σ / sensitivity)
         under adding or removing one patient, empty and one-patient sites included; all cells get
-        noise, zeros too. Account it as one `GaussianRelease`. Noise in float64 is not protected
-        against attacks on its low-order bits (Mironov 2012).
+        noise, zeros too. Account it as one `GaussianRelease`.
 
         Args:
             noise_multiplier: > 0.
@@ -200,8 +199,12 @@ class Counts:
         return ClassBins(nearest_counts(self.cells["confusion"]), classes, self.decisions)
 
     def to_arrays(self) -> dict[str, NDArray[np.float64]]:
-        """What may cross the wire: the cells and `decisions` `[1]` (0 or 1); never `homes`."""
-        return {**self.cells, "decisions": np.array([float(self.decisions)])}
+        """What may cross the wire; never `homes`.
+
+        The cells, `decisions` `[1]` (0 or 1), and `bounds` `[2]` where there are any.
+        """
+        arrays = {**self.cells, "decisions": np.array([float(self.decisions)])}
+        return arrays if self.bounds is None else {**arrays, "bounds": np.array(self.bounds)}
 
     @classmethod
     def from_arrays(
@@ -227,18 +230,23 @@ class Counts:
         Raises:
             RoundError: a name, shape or value is not as it must be.
         """
+        limits = bounds if kind == "regression" else None
         expected = {**cell_shapes(kind, outputs, bins), "decisions": (1,)}
+        if limits is not None:
+            expected["bounds"] = (2,)
         if {n: np.shape(a) for n, a in arrays.items()} != expected:
             raise RoundError("a site's counts have the wrong names or shapes", hint=_REFUSE)
         cells = {name: np.array(array, dtype=np.float64) for name, array in arrays.items()}
         shown = float(cells.pop("decisions")[0])
+        if limits is not None and tuple(cells.pop("bounds")) != limits:
+            raise RoundError("a site's counts have other bounds than the study", hint=_REFUSE)
         for cell in cells.values():
             if not (np.abs(cell) < _LIMIT).all() or shown not in (0.0, 1.0):
                 raise RoundError("a site's counts are not finite", hint=_REFUSE)
             # Centred sums of an unbounded regression may be negative without noise.
             if not noised and kind != "regression" and (cell < 0).any():
                 raise RoundError("a site's counts are negative", hint=_REFUSE)
-        return cls(kind, cells, bounds if kind == "regression" else None, decisions=bool(shown))
+        return cls(kind, cells, limits, decisions=bool(shown))
 
 
 _REFUSE = "leave the site out of this evaluation and check its version of fedward"
