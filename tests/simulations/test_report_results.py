@@ -45,7 +45,7 @@ def test_undefined_is_null(value: float | None) -> None:
 def test_unknown_keys_and_real_runs_are_refused() -> None:
     content = sample_results().model_dump()
     with pytest.raises(ValidationError):
-        Results(**content, surprise=1)
+        Results(**(content | {"surprise": 1}))
     with pytest.raises(ValidationError):
         Results(**(content | {"simulated": False}))
 

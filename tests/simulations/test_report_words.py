@@ -37,7 +37,7 @@ def with_overall(metric: str = "auroc", **arms: Estimate) -> Any:
 
 
 def said(**arms: Estimate) -> str:
-    return " ".join(summary(with_overall(**arms)))
+    return " ".join(summary(with_overall("auroc", **arms)))
 
 
 def test_better_is_said_only_without_overlap() -> None:

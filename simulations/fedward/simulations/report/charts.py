@@ -154,6 +154,7 @@ def drift(results: Results, what: str) -> str:
             drawn.axes.set_ylim(bottom=0)
         else:
             drawn.axes.axhline(0, color=MUTED, linewidth=0.8)
+        _end_labels(drawn.axes, lines)
         drawn.axes.set_title(title, loc="left", fontsize=11, color=INK)
     return drawn.svg
 
@@ -183,6 +184,7 @@ def privacy(results: Results) -> str:
             drawn.axes.set_ylim(0, max(budget, drawn.axes.get_ylim()[1]) * 1.12)
         else:
             drawn.axes.set_ylim(bottom=0)
+        _end_labels(drawn.axes, lines)
     return drawn.svg
 
 
@@ -194,22 +196,22 @@ def _site_lines(axes: Any, lines: Mapping[str, Sequence[tuple[int, float | None]
         style = {"linewidth": 1.5, "linestyle": _DASHES[index]} if few else {"linewidth": 0.8}
         axes.plot([k for k, _ in points], values, color=ACCENT, alpha=0.85, **style)
     _rounds_axis(axes, sorted({k for points in drawn.values() for k, _ in points}))
-    ends = {site: points[-1] for site, points in drawn.items() if points[-1][1] is not None}
-    if few and ends:
-        _end_labels(axes, ends)
 
 
-def _end_labels(axes: Any, ends: Mapping[str, tuple[int, float | None]]) -> None:
-    """Names at the ends of lines, pushed apart where they would overlap."""
+def _end_labels(axes: Any, lines: Mapping[str, Sequence[tuple[int, float | None]]]) -> None:
+    """Names at the ends of lines, pushed apart where they would overlap; none if there are many."""
+    ends = [(p[-1][1], site, p[-1][0]) for site, p in lines.items() if p]
+    order = sorted((value, site, k) for value, site, k in ends if value is not None)
+    if not order or len(ends) > _LABELS:
+        return
     low, high = axes.get_ylim()
     gap = (high - low) * 0.075
-    order = sorted(ends.items(), key=lambda item: (item[1][1] or 0.0, item[0]))
-    true = [float(value or 0.0) for _, (_, value) in order]
+    true = [value for value, _, _ in order]
     places = list(true)
     for i in range(1, len(places)):
         places[i] = max(places[i], places[i - 1] + gap)
-    shift = float(np.mean(np.subtract(places, true)))
-    for (site, (k, _)), place in zip(order, places, strict=True):
+    shift = min(float(np.mean(np.subtract(places, true))), max(0.0, places[0] - low - gap / 2))
+    for (_, site, k), place in zip(order, places, strict=True):
         axes.annotate(
             short(site),
             (k, place - shift),
