@@ -29,10 +29,12 @@ _LEAST = 2
 class _Pool:
     """The patients to divide, each `[patients]`; `row` is `[rows]`: the patient of each row.
 
-    `value` is what `feature-shift` sorts by, NaN where a patient has none.
+    `first` is a row of the patient, `value` what `feature-shift` sorts by, NaN where a patient has
+    none.
     """
 
     row: Ints
+    first: Ints
     label: Ints
     test: NDArray[np.bool_]
     value: Floats
@@ -66,9 +68,10 @@ def partition(
     """
     if not len(cohort):
         raise DataError("there are no patients to divide", hint="check the source and its filter")
+    pool = _pool(cohort, spec, numeric)
     if spec.kind == "column":
         names, assigned = by_column(cohort, spec.column or "")
-        problem = _problem(cohort, assigned, names, spec, two_classes=two_classes)
+        problem = _problem(cohort, pool.first, assigned, names, spec, two_classes=two_classes)
         if problem:
             raise DataError(f"partition by column {spec.column}: {problem[0]}", hint=problem[1])
         return _take(cohort, assigned, names)
@@ -78,7 +81,6 @@ def partition(
             hint="take kind 'iid', 'quantity' or 'feature-shift'",
         )
     sites = spec.sites or 1
-    pool = _pool(cohort, spec, numeric)
     tests = int(pool.test.sum())
     fewest = min(tests, len(pool.test) - tests)
     if len(pool.test) < sites * max(spec.min_patients, _LEAST) or fewest < sites:
@@ -106,7 +108,7 @@ def _draw(
     problem: tuple[str, str] | None = None
     for _ in range(_TRIES):
         assigned = _KINDS[spec.kind](pool, spec, len(names), generator)[pool.row]
-        problem = _problem(cohort, assigned, names, spec, two_classes=two_classes)
+        problem = _problem(cohort, pool.first, assigned, names, spec, two_classes=two_classes)
         if problem is None:
             return assigned
     what, hint = problem or ("", "")
@@ -205,15 +207,20 @@ def _pool(cohort: Cohort, spec: Partition, numeric: Sequence[str]) -> _Pool:
         classes, code = np.unique(cohort.target, return_inverse=True)
         cells = np.bincount(row * len(classes) + code, minlength=len(first) * len(classes))
         label = cells.reshape(len(first), len(classes)).argmax(axis=1)
-    return _Pool(row=row, label=label, test=cohort.test[first], value=value)
+    return _Pool(row=row, first=first, label=label, test=cohort.test[first], value=value)
 
 
 def _problem(
-    cohort: Cohort, assigned: Ints, names: list[str], spec: Partition, *, two_classes: bool
+    cohort: Cohort,
+    first: Ints,
+    assigned: Ints,
+    names: list[str],
+    spec: Partition,
+    *,
+    two_classes: bool,
 ) -> tuple[str, str] | None:
     """What is wrong with a division and which setting helps, or None."""
     sites = len(names)
-    _, first = np.unique(cohort.patient, return_index=True)
     site, test = assigned[first], cohort.test[first]
     drawn = "another kind or seed" if spec.kind == "column" else "a larger alpha, fewer sites"
     small = np.bincount(site, minlength=sites) < spec.min_patients
