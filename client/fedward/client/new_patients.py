@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -37,13 +37,12 @@ class NewPatients:
 
     Attributes:
         features: cleaned features, before preprocessing.
-        label: what `names` are: "patient_id" or "file".
-        names: one per row, to recognise it by; None if the table has no such column.
+        known: what each row can be recognised by, carried through to the scores: by name, such as
+            "patient_id" or "file", one text per row.
     """
 
     features: Features
-    label: str = PATIENT
-    names: tuple[str, ...] | None = None
+    known: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.features)
@@ -78,8 +77,8 @@ def read_table(study: Study, path: Path, *, site: Path | None = None) -> NewPati
         # with_columns, not select: a column of lists is one null, to be repeated for every row.
         cleaned = [c.value.alias(f"{ROW} {i}") for i, c in enumerate(columns)]
         values = rows.with_columns(cleaned).select(f"{ROW} {i}" for i in range(len(columns)))
-        names = None if patient is None else _names(rows, patient, types, config)
-    return NewPatients(_feature_table(study, values), names=names)
+        known = {PATIENT: _names(rows, patient, types, config)} if patient is not None else {}
+    return NewPatients(_feature_table(study, values), known)
 
 
 def _config(study: Study, path: Path, site: Path | None) -> SiteConfig:

@@ -19,8 +19,9 @@ from fedward.client import evaluation
 from fedward.client.cohort import Cohort
 from fedward.client.dataset import to_dataset
 from fedward.client.new_patients import NewPatients, read_table
+from fedward.client.new_pictures import read_pictures
 from fedward.client.statistics import site_statistics
-from fedward.common.errors import DataError, ModelError, OutputError
+from fedward.common.errors import ModelError, OutputError, SiteConfigError
 from fedward.common.files import write_atomic
 from fedward.common.models.bundle import Bundle, load_bundle
 from fedward.common.preprocess import Transform, fit, needs_site
@@ -33,9 +34,10 @@ class Predictions:
     """Scores of new patients.
 
     Attributes:
-        table: a row per patient row: `row` (from 1), then `patient_id` or `file` if known, then the
-            scores. A binary task has `probability_LABEL` of its positive label; a multiclass task
-            that of each label, and the likeliest as `predicted`; a regression has `value`.
+        table: `row` (from 1), then `patient_id` or `file` if known (`split` of an archive in the
+            MedMNIST layout), then the scores. A binary task has `probability_LABEL` of its positive
+            label; a multiclass task that of each label, and the likeliest as `predicted`; a
+            regression has `value`.
         bundle: the model that gave them.
     """
 
@@ -115,9 +117,12 @@ def check_free(path: Path, *, force: bool) -> None:
 
 
 def _read(study: Study, path: Path, site: Path | None) -> NewPatients:
-    if study.data.modality == "tabular":
+    image = study.preprocess.image
+    if image is None:
         return read_table(study, path, site=site)
-    raise DataError("pictures cannot be read yet", hint="use a tabular model")
+    if site is not None:
+        raise SiteConfigError("pictures have no columns to map", hint="leave out --site")
+    return read_pictures(image, path)
 
 
 def _transform(bundle: Bundle, reference: Path | None, site: Path | None) -> Transform:
@@ -175,9 +180,7 @@ def _scores(bundle: Bundle, transform: Transform, features: Features) -> NDArray
 
 
 def _table(study: Study, found: NewPatients, scores: NDArray[np.float32]) -> pl.DataFrame:
-    columns: dict[str, Any] = {"row": np.arange(1, len(found) + 1)}
-    if found.names is not None:
-        columns[found.label] = found.names
+    columns: dict[str, Any] = {"row": np.arange(1, len(found) + 1), **found.known}
     labels = study.task.labels
     if study.task.kind == "regression":
         columns["value"] = scores[:, 0]

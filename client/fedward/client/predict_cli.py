@@ -19,7 +19,7 @@ _HELP = """Score new patients with a trained model.
 MODEL is the folder `model` that a run wrote. Every file in it is verified first. PATIENTS is a
 table (.csv, .csv.gz or .parquet) with the columns of the study's schema, listed in
 MODEL/MODEL_CARD.md; other columns are ignored, but patient_id is carried through. For a model of
-pictures, PATIENTS is a folder of PNG, JPEG or TIFF files.
+pictures, PATIENTS is a folder of PNG, JPEG or TIFF files, or a .npz with an array `images`.
 
 The scores go to the terminal as CSV, or to --out. Columns: row (from 1), patient_id or file, then
 probability_LABEL of the positive label (two labels), probability_LABEL of each label and the
