@@ -98,7 +98,8 @@ def _plain_images(path: Path) -> NDArray[Any] | None:
     try:
         if not zipfile.is_zipfile(path):  # a single array or a text, whatever its name says
             raise _no_archive(path)
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: NumPy leaves a file open when what is in it turns out to be damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if _IMAGES not in archive.files:
                 return None
             pixels: NDArray[Any] = archive[_IMAGES]
