@@ -112,7 +112,9 @@ def _load(name: str) -> click.Command:
 
     module = importlib.import_module(GROUPS[name].module)
     app: typer.Typer = module.app
-    app.rich_markup_mode = None  # plain help: the same on a terminal, in a log and in docs/cli.md
+    # Plain help: the same on a terminal, in a log and in docs/cli.md. (typer escapes brackets for
+    # rich even where an application asks for plain text, so rich is switched off altogether.)
+    typer.core.HAS_RICH = False
     command = typer.main.get_command(app)
     command.name = name
     command.params = [p for p in command.params if p.name not in _COMPLETION]

@@ -1,0 +1,107 @@
+"""Models by name: found, checked, built to the right shape, and free of batch statistics."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import nn
+
+from fedward.common.models.registry import ModelSpec, model_names, parse_model, register
+from fedward.common.models.state import build_module, count_parameters
+
+SHAPES = {"tabular": (7,), "image": (3, 28, 20)}
+
+
+def test_the_models_of_the_first_release_are_there() -> None:
+    assert {"cnn", "logistic", "mlp"} <= set(model_names())
+    assert list(model_names()) == sorted(model_names())
+
+
+@pytest.mark.parametrize("name", model_names())
+@pytest.mark.parametrize("outputs", [1, 5])
+def test_shapes(name: str, outputs: int) -> None:
+    spec = parse_model({"name": name})
+    assert spec.modalities
+    for modality in spec.modalities:
+        shape = SHAPES[modality]
+        module = build_module(spec, shape, outputs, seed=1)
+        for batch in (0, 1, 3):
+            assert module(torch.zeros(batch, *shape)).shape == (batch, outputs)
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_an_example_is_scored_by_itself(name: str) -> None:
+    """No statistics over a batch: in training mode, too, other examples change nothing."""
+    spec = parse_model({"name": name})
+    shape = SHAPES[spec.modalities[0]]
+    module = build_module(spec, shape, 2, seed=1).train()
+    batch = torch.randn(4, *shape, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        alone = torch.cat([module(batch[i : i + 1]) for i in range(4)])
+        np.testing.assert_allclose(module(batch).numpy(), alone.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_no_batch_norm_and_no_state_besides_parameters(name: str) -> None:
+    spec = parse_model({"name": name})
+    module = build_module(spec, SHAPES[spec.modalities[0]], 2, seed=1)
+    assert not [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+    assert list(module.buffers()) == []
+    assert all(p.dtype == torch.float32 and p.requires_grad for p in module.parameters())
+
+
+def test_sizes_are_what_the_formulas_say() -> None:
+    logistic = build_module(parse_model({"name": "logistic"}), (7,), 1, seed=0)
+    assert count_parameters(logistic) == 7 + 1
+    mlp = build_module(parse_model({"name": "mlp", "hidden": [4, 3]}), (7,), 2, seed=0)
+    assert count_parameters(mlp) == (7 * 4 + 4) + (4 * 3 + 3) + (3 * 2 + 2)
+    cnn = build_module(parse_model({"name": "cnn", "channels": [8], "pool": 2}), (1, 16, 16), 1, 0)
+    assert count_parameters(cnn) == (9 * 8 + 8) + 2 * 8 + (8 * 4 + 1)
+
+
+@given(st.integers(8, 40), st.integers(8, 40), st.sampled_from([1, 3]))
+def test_cnn_takes_any_size_of_picture(height: int, width: int, channels: int) -> None:
+    module = build_module(parse_model({"name": "cnn"}), (channels, height, width), 1, seed=0)
+    assert module(torch.zeros(2, channels, height, width)).shape == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({}, "a name is missing"),
+        ("mlp", "a name is missing"),
+        ({"name": 3}, "a name is missing"),
+        ({"name": "resnet"}, "choose one of cnn, logistic, mlp"),
+        ({"name": "logistic", "hidden": [3]}, "unknown key hidden"),
+        ({"name": "mlp", "hidden": ["3"]}, r"hidden\[0\] is a string"),
+        ({"name": "mlp", "hidden": [True]}, r"hidden\[0\] is a boolean"),
+        ({"name": "cnn", "channels": [12]}, r"multiple of 8"),
+        ({"name": "cnn", "channels": [8] * 7}, "at most 6"),
+    ],
+)
+def test_what_is_refused(table: object, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        parse_model(table)
+
+
+def test_a_taken_name_is_refused() -> None:
+    class Impostor(ModelSpec):
+        name: Literal["mlp"] = "mlp"
+
+    with pytest.raises(ValueError, match="two models are called 'mlp'"):
+        register(Impostor)
+    assert type(parse_model({"name": "mlp"})).__name__ == "MLP"
+
+
+def test_a_specification_is_frozen_and_must_say_how_to_build() -> None:
+    spec = parse_model({"name": "mlp"})
+    with pytest.raises(ValidationError):
+        spec.name = "other"
+    with pytest.raises(TypeError, match="does not say how"):
+        ModelSpec(name="nothing").build((1,), 1)
