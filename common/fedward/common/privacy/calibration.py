@@ -42,7 +42,7 @@ def noise_multiplier_for(
 
     Args:
         epsilon: budget, in (0, 100].
-        delta: in [1e-12, 1).
+        delta: in [1e-10, 1).
         sampling_probability: q in (0, 1].
         steps: number of noisy steps over the whole study, ≥ 1.
         also: what else is released about the same patients.
