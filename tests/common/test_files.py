@@ -175,3 +175,11 @@ def test_a_file_or_a_link_is_not_a_directory(tmp_path: Path) -> None:
 def test_missing_parent_is_explained(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="create it first"):
         fill(tmp_path / "no" / "out", a="1")
+
+
+def test_a_foreign_directory_is_refused_before_the_work_not_after(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    started = False
+    with pytest.raises(OutputError), atomic_directory(tmp_path):
+        started = True
+    assert not started
