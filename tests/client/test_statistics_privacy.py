@@ -12,7 +12,7 @@ from scipy import stats
 
 from fedward.client.statistics import local_statistics, patient_vectors
 from fedward.common.errors import PrivacyError
-from fedward.common.preprocess import Statistics, fit, layout, merge
+from fedward.common.preprocess import Layout, Statistics, fit, layout, merge
 from fedward.common.privacy.plan import make_plan
 from fedward.common.privacy.randomness import SecureRandomness, SeededRandomness
 from fedward.common.study.load import EXAMPLE
@@ -83,6 +83,21 @@ def test_removing_a_patient_moves_the_sums_by_at_most_the_bound(seed, patients, 
         kept = np.flatnonzero(patient != gone)
         others = vectors(study, table.take(kept), patient[kept]).sum(axis=0)
         assert np.linalg.norm(total - others) <= layout(study).patient_norm * (1 + 1e-12)
+
+
+class Tight(Layout):
+    """A layout whose bound is below what patients reach, as if the arithmetic above were wrong."""
+
+    @property
+    def patient_norm(self):
+        return 1.25
+
+
+def test_the_bound_is_enforced_and_not_only_computed():
+    tight = Tight(**vars(layout(make_study())))
+    table = make_table(50, np.random.default_rng(0))
+    got = patient_vectors(tight, table, np.arange(50), 3)
+    assert np.linalg.norm(got, axis=1).max() == pytest.approx(1.25)
 
 
 def test_row_level_sums_would_break_the_bound():

@@ -156,11 +156,11 @@ def test_dirichlet_spreads_training_and_testing_alike():
 
 
 def test_dirichlet_goes_by_the_majority_of_a_patients_rows():
-    cohort = make_cohort(600, rows=4.0)
+    cohort = make_cohort(600, rows=4.0, classes=3)
     noisy = cohort.target.copy()
     first = np.unique(cohort.patient, return_index=True)[1]
     often = np.bincount(cohort.patient)[cohort.patient[first]] >= 3
-    noisy[first[often]] = 1 - noisy[first[often]]
+    noisy[first[often]] = (noisy[first[often]] + 1) % 3
     changed = Cohort("all", cohort.features, noisy, cohort.patient, cohort.test, cohort.extra)
     rule = spec("dirichlet", 3, alpha=1.0)
     for one, other in zip(divide(cohort, rule), divide(changed, rule), strict=True):
