@@ -34,11 +34,9 @@ def convolved_delta(q: float, sigma: float, steps: int, at: float) -> float:
     return max(_tail(mass, grid, steps, at) for mass in (remove, add))
 
 
-def _tail(mass: NDArray[np.float64], grid: NDArray[np.float64], steps: int, at: float) -> float:
-    total: NDArray[np.float64] = np.fft.irfft(
-        np.fft.rfft(np.fft.ifftshift(mass)) ** steps, len(mass)
-    )
-    total = np.fft.fftshift(total)
+def _tail(mass: NDArray[np.floating], grid: NDArray[np.floating], steps: int, at: float) -> float:
+    spectrum = np.fft.rfft(np.fft.ifftshift(mass)) ** steps
+    total = np.fft.fftshift(np.fft.irfft(spectrum, len(mass)))
     above = grid > at
     return float((total[above] * -np.expm1(at - grid[above])).sum())
 

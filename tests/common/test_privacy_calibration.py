@@ -16,7 +16,7 @@ from fedward.common.privacy.calibration import (
 from fedward.common.privacy.events import GaussianRelease, SampledGaussian
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     budget=st.floats(0.1, 20.0),
     delta=st.sampled_from([1e-6, 1e-5, 1e-3]),

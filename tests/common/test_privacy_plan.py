@@ -101,7 +101,7 @@ def test_the_noise_that_a_refusal_names_fits() -> None:
     assert 1.9 < epsilon(plan.total(), plan.delta) <= 2.0
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     patients=st.integers(10, 900),
     budget=st.floats(0.5, 8.0),

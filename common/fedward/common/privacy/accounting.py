@@ -146,7 +146,7 @@ def _distribution(q: float, sigma: float, count: int, interval: float) -> Privac
     """Privacy loss of `count` equal releases, on a grid of `interval`, rounded up.
 
     Long compositions go in two stages: dp-accounting is slow where it composes a small distribution
-    very often at once. Each stage may move 1e-15 of mass to infinity, which `SMALLEST_DELTA` dwarfs.
+    very often at once. A stage may move 1e-15 of mass to infinity, which `SMALLEST_DELTA` dwarfs.
     """
     from dp_accounting import NeighboringRelation
     from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism
