@@ -1,7 +1,7 @@
 """What the `fedward` command's exit codes mean: one table, taken from the error tree.
 
 >>> from fedward.common.errors import StudyError
->>> print(exit_codes_help(StudyError).splitlines()[2])
+>>> print(exit_codes_help(StudyError).splitlines()[-1].strip())
 3    The study file is missing, malformed or contradicts itself
 """
 
