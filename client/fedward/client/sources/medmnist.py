@@ -14,6 +14,7 @@ import hashlib
 import shutil
 import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,16 @@ from fedward.common.study.schema import ImageSection
 from fedward.common.table import ImageStack
 
 SUBSETS = ("train", "val", "test")
+DAMAGE = (
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    zlib.error,
+    ValueError,  # objects, or no array
+    EOFError,
+    NotImplementedError,  # an unknown compression
+    RuntimeError,  # a password
+)
+"""What zipfile and NumPy raise on archives that are no plain NumPy archive."""
 
 
 @dataclass(frozen=True)
@@ -110,13 +121,13 @@ def _mapped(path: Path, subsets: tuple[str, ...]) -> dict[str, NDArray[Any]]:
                 name = info.filename.removesuffix(".npy")
                 found[name] = np.load(target, mmap_mode="r", allow_pickle=False)
         return found
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, ValueError, EOFError, NotImplementedError):
+    except DAMAGE:
         raise DataError(
             f"{path.name} is no NumPy archive, is damaged, or holds Python objects",
             hint="use a .npz with plain numeric arrays, as MedMNIST publishes them",
         ) from None
     except OSError as error:
-        raise output_error(path, error) from None
+        raise output_error(folder, error) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

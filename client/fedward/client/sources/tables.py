@@ -168,13 +168,22 @@ def filtered(frame: pl.LazyFrame, source: SourceSection, label: str) -> pl.LazyF
             .with_columns(pl.col(copy).alias(name) for name, copy in kept.items())
             .drop(kept.values())
         )
-        result.collect_schema()
+        _try(condition, {name: name in numeric for name in used})
     except PolarsError:
         raise SiteConfigError(
             "[source] filter is not an SQL condition over the columns of the source",
             hint="write something like: age >= 18 AND sex = 'F'",
         ) from None
     return result
+
+
+def _try(condition: pl.Expr, numeric: dict[str, bool]) -> None:
+    """Apply the condition to one empty row: a wrong one must fail here and not with the data."""
+    kinds = {
+        name: pl.Float64() if is_number else pl.String() for name, is_number in numeric.items()
+    }
+    columns = [pl.Series(name, [None], dtype=kind) for name, kind in kinds.items()]
+    pl.DataFrame(columns).filter(condition)
 
 
 def _numeric_columns(
