@@ -5,10 +5,14 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 import zipfile
+from itertools import chain
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PORTIONS = ("server", "client", "common", "simulations")
@@ -109,3 +113,18 @@ def test_no_unfinished_work_is_left() -> None:
         if any(word in path.read_text(encoding="utf-8") for word in words)
     ]
     assert found == []
+
+
+def test_every_dependency_is_pinned_within_its_range() -> None:
+    pins = {}
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            name, _, pinned = line.partition("==")
+            pins[canonicalize_name(name)] = pinned
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    for requirement in map(Requirement, wanted):
+        if requirement.name != "fedward":
+            assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)])
+    assert pins["torch"] == "2.13.0"
+    assert f"torch=={pins['torch']}" in (ROOT / "Makefile").read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -37,7 +38,7 @@ class SmallCNN(ModelSpec):
 
         widths = (inputs[0], *self.channels)
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [
                 nn.Conv2d(before, after, kernel_size=3, padding=1),
                 nn.GroupNorm(after // GROUP, after),

@@ -1,7 +1,7 @@
 """From a model's raw output to a loss per example and to scores, by kind of task.
 
-Shapes: `raw` is float32 `[batch, outputs]` (see `TaskSection.outputs`), `target` is float32 `[batch]`
-holding the class index (0.0 or 1.0, 0.0 … classes - 1) or the regression value.
+Shapes: `raw` is float32 `[batch, outputs]` (see `TaskSection.outputs`), `target` is float32
+`[batch]` holding the class index (0.0 or 1.0, 0.0 … classes - 1) or the regression value.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ def loss_per_example(kind: Kind, raw: Tensor, target: Tensor) -> Tensor:
 
 
 def scores(kind: Kind, raw: Tensor) -> Tensor:
-    """What is reported: P(positive) `[batch, 1]`, class probabilities `[batch, classes]`, or the
-    predicted value `[batch, 1]`.
+    """What is reported.
+
+    P(positive) `[batch, 1]`, class probabilities `[batch, classes]`, or the value `[batch, 1]`.
     """
     if kind == "binary":
         return raw.sigmoid()
