@@ -215,8 +215,15 @@ def test_one_row_per_patient_is_divided_by_position_in_the_file(tmp_path: Path) 
     np.testing.assert_array_equal(some.test, expected[30:])
 
 
+def test_a_published_division_may_be_written_as_numbers(tmp_path: Path) -> None:
+    csv = rows(*"1234").replace(",a\n", ",0\n").replace(",b\n", ",1.0\n")
+    split = {"column": "part", "train": "0.0", "test": "1"}
+    cohort = load(tmp_path, study([{"name": "x"}]), csv, split=split)
+    assert cohort.test.tolist() == [False, False, True, True]
+
+
 def test_leading_zeros_keep_patients_apart(tmp_path: Path) -> None:
-    csv = "id,x,died,part\n007,1,no,a\n7,2,yes,a\n07,3,no,b\n0007,4,yes,b\n"
+    csv = "id,x,died,part\n007,1,no,a\n7,2,yes,a\n7.0,3,no,b\n0007,4,yes,b\n"
     assert load(tmp_path, study([{"name": "x"}]), csv, split=PART).patients == 4
 
 

@@ -8,26 +8,29 @@ what is reported cannot differ. No expression fails on bad cells: they are found
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
 from fedward.client.site_config import SiteConfig
-from fedward.client.sources.tables import canonical, number, text
+from fedward.client.sources.tables import canonical, is_empty, number, text
 from fedward.common.study import Study
-from fedward.common.study.schema import DataSection, Feature
+from fedward.common.study.schema import Feature
 from fedward.common.table import MISSING
 
 _TRUE = ("true", "1", "yes", "t", "y")
 _FALSE = ("false", "0", "no", "f", "n")
+_NEVER = pl.lit(False)
 
 
 @dataclass(frozen=True)
 class Column:
-    """One feature or the target, as expressions over the source's table.
+    """One feature or the target, in two steps: what is read of each cell, and what follows from it.
 
     Attributes:
         name: name in the study.
+        reads: named expressions over the source's table; converting text is what costs time, so it
+            is done once. All others are expressions over these names.
         value: cleaned value: float64, or text for a categorical feature without listed categories.
         mapped: value in the study's unit or words before cleaning; what summaries are about.
         missing: the cell is empty.
@@ -38,27 +41,48 @@ class Column:
     """
 
     name: str
+    reads: tuple[pl.Expr, ...]
     value: pl.Expr
     mapped: pl.Expr
     missing: pl.Expr
-    malformed: pl.Expr
-    infinite: pl.Expr
-    out_of_range: pl.Expr
-    unknown: pl.Expr
-
-
-_NEVER = pl.lit(False)
+    malformed: pl.Expr = _NEVER
+    infinite: pl.Expr = _NEVER
+    out_of_range: pl.Expr = _NEVER
+    unknown: pl.Expr = _NEVER
 
 
 def feature_column(
-    feature: Feature, data: DataSection, config: SiteConfig, types: Mapping[str, pl.DataType]
+    feature: Feature,
+    study: Study,
+    config: SiteConfig,
+    types: Mapping[str, pl.DataType],
+    key: str,
 ) -> Column:
-    """A feature of the study; see `Column`. Its local column must exist in `types`."""
-    if feature.type == "numeric":
-        return _numeric(feature, data, config, types)
+    """A feature of the study; see `Column`.
+
+    Args:
+        feature: which one.
+        study: the protocol it belongs to.
+        config: the site's file.
+        types: the source's columns, among them the feature's.
+        key: prefix of the names that are read, different for every column.
+    """
+    mapping = config.feature(feature.name)
+    column = str(mapping.column)
+    values = {old: str(new) for old, new in (mapping.values or {}).items()}
     if feature.type == "boolean":
-        return _boolean(feature, config, types)
-    return _categorical(feature, config, types)
+        values = {old: new.lower() for old, new in values.items()}
+        return _boolean(feature.name, *_words(column, types[column], config, values, key))
+    if feature.type == "categorical":
+        reads, word = _words(column, types[column], config, values, key)
+        if not feature.categories:
+            return Column(feature.name, reads, word, word, word.is_null())
+        return _listed(feature.name, reads, word, feature.categories)
+    reads, value, empty = _numbers(column, types[column], config, key)
+    if (mapping.scale, mapping.offset) != (1.0, 0.0):
+        value = value * mapping.scale + mapping.offset
+    limits = (feature.min, feature.max)
+    return _numeric(feature.name, reads, value, empty, limits, study.data.out_of_range)
 
 
 def target_column(
@@ -66,77 +90,81 @@ def target_column(
 ) -> Column:
     """The outcome: class index or regression value; see `Column`."""
     task, kind = study.task, types[column]
-    if task.kind == "regression" or config.target.threshold is not None:
-        return _numeric_target(study, config, column, kind)
+    if task.kind != "regression" and config.target.threshold is None:
+        reads, word = _words(column, kind, config, config.target.values or {}, "target")
+        return _listed(task.target, reads, word, task.labels)
+    reads, value, empty = _numbers(column, kind, config, "target")
+    if config.target.threshold is None:
+        limits = task.bounds or (None, None)
+        return _numeric(task.target, reads, value, empty, limits, study.data.out_of_range)
+    found = _numeric(task.target, reads, value, empty, (None, None), "refuse")
+    cut = (found.value > config.target.threshold).cast(pl.Float64)
+    return replace(found, value=cut, mapped=cut)
+
+
+def _words(
+    column: str, kind: pl.DataType, config: SiteConfig, values: Mapping[str, str], key: str
+) -> tuple[tuple[pl.Expr, ...], pl.Expr]:
+    """What is read of a column of words, and its name; what the map does not name stays."""
     cell = text(column, kind, config.source.null_values)
-    mapped = _replaced(cell, config.target.values)
-    index = _position(mapped, task.labels)
-    unknown = mapped.is_not_null() & index.is_null()
-    return Column(task.target, index, mapped, cell.is_null(), _NEVER, _NEVER, _NEVER, unknown)
+    if values:
+        cell = cell.replace([canonical(v) for v in values], [canonical(v) for v in values.values()])
+    return (cell.alias(f"{key} word"),), pl.col(f"{key} word")
 
 
-def _numeric_target(study: Study, config: SiteConfig, column: str, kind: pl.DataType) -> Column:
-    raw = number(column, kind, config.source)
-    absent, malformed = _absent(raw, column, kind, config)
-    value = raw.fill_nan(None)
-    infinite = value.is_infinite().fill_null(value=False)
-    threshold = config.target.threshold
-    if threshold is not None:
-        cut = (value > threshold).cast(pl.Float64)
-        return Column(study.task.target, cut, cut, absent, malformed, infinite, _NEVER, _NEVER)
-    low, high = study.task.bounds or (None, None)
-    outside = _outside(value, low, high)
-    clip = study.data.out_of_range == "clip"
-    cleaned = value.clip(low, high) if clip and study.task.bounds else value
-    return Column(study.task.target, cleaned, value, absent, malformed, infinite, outside, _NEVER)
+def _numbers(
+    column: str, kind: pl.DataType, config: SiteConfig, key: str
+) -> tuple[tuple[pl.Expr, ...], pl.Expr, pl.Expr]:
+    """What is read of a column of numbers: each number, and whether its cell is empty."""
+    reads = (
+        number(column, kind, config.source).alias(f"{key} number"),
+        is_empty(column, kind, config.source).alias(f"{key} empty"),
+    )
+    return reads, pl.col(f"{key} number"), pl.col(f"{key} empty")
 
 
-def _numeric(
-    feature: Feature, data: DataSection, config: SiteConfig, types: Mapping[str, pl.DataType]
-) -> Column:
-    mapping = config.feature(feature.name)
-    column = str(mapping.column)
-    raw = number(column, types[column], config.source)
-    absent, malformed = _absent(raw, column, types[column], config)
-    value = raw.fill_nan(None)
-    if (mapping.scale, mapping.offset) != (1.0, 0.0):
-        value = value * mapping.scale + mapping.offset
-    infinite = value.is_infinite().fill_null(value=False)
-    outside = _outside(value, feature.min, feature.max)
-    cleaned = value
-    if data.out_of_range == "clip":
-        cleaned = value.clip(feature.min, feature.max)
-    elif data.out_of_range == "missing":
-        cleaned = pl.when(outside).then(None).otherwise(value)
-    return Column(feature.name, cleaned, value, absent, malformed, infinite, outside, _NEVER)
-
-
-def _boolean(feature: Feature, config: SiteConfig, types: Mapping[str, pl.DataType]) -> Column:
-    mapping = config.feature(feature.name)
-    column = str(mapping.column)
-    cell = text(column, types[column], config.source.null_values)
-    words = {key: str(value).lower() for key, value in (mapping.values or {}).items()}
-    word = _replaced(cell, words).str.to_lowercase()
-    value = word.replace_strict(
+def _boolean(name: str, reads: tuple[pl.Expr, ...], word: pl.Expr) -> Column:
+    value = word.str.to_lowercase().replace_strict(
         [*_TRUE, *_FALSE],
         [1.0] * len(_TRUE) + [0.0] * len(_FALSE),
         default=None,
         return_dtype=pl.Float64,
     )
     malformed = word.is_not_null() & value.is_null()
-    return Column(feature.name, value, value, cell.is_null(), malformed, _NEVER, _NEVER, _NEVER)
+    return Column(name, reads, value, value, word.is_null(), malformed=malformed)
 
 
-def _categorical(feature: Feature, config: SiteConfig, types: Mapping[str, pl.DataType]) -> Column:
-    mapping = config.feature(feature.name)
-    column = str(mapping.column)
-    cell = text(column, types[column], config.source.null_values)
-    mapped = _replaced(cell, {key: str(value) for key, value in (mapping.values or {}).items()})
-    if not feature.categories:
-        return Column(feature.name, mapped, mapped, cell.is_null(), _NEVER, _NEVER, _NEVER, _NEVER)
-    index = _position(mapped, feature.categories)
-    unknown = mapped.is_not_null() & index.is_null()
-    return Column(feature.name, index, mapped, cell.is_null(), _NEVER, _NEVER, _NEVER, unknown)
+def _listed(name: str, reads: tuple[pl.Expr, ...], word: pl.Expr, words: tuple[str, ...]) -> Column:
+    index = _position(word, words)
+    unknown = word.is_not_null() & index.is_null()
+    return Column(name, reads, index, word, word.is_null(), unknown=unknown)
+
+
+def _numeric(
+    name: str,
+    reads: tuple[pl.Expr, ...],
+    number: pl.Expr,
+    empty: pl.Expr,
+    limits: tuple[float | None, float | None],
+    out_of_range: str,
+) -> Column:
+    value = number.fill_nan(None)
+    outside = _outside(value, *limits)
+    cleaned = value
+    if out_of_range == "clip":
+        cleaned = value.clip(*limits)
+    elif out_of_range == "missing":
+        cleaned = pl.when(outside).then(None).otherwise(value)
+    return Column(
+        name,
+        reads,
+        cleaned,
+        value,
+        missing=empty | number.is_nan().fill_null(value=False),
+        malformed=~empty & number.is_null(),
+        infinite=value.is_infinite().fill_null(value=False),
+        out_of_range=outside,
+    )
 
 
 def level_codes(column: str, levels: tuple[str, ...]) -> pl.Expr:
@@ -151,25 +179,6 @@ def _position(cell: pl.Expr, words: tuple[str, ...]) -> pl.Expr:
     if not keys:
         return pl.lit(None, dtype=pl.Float64)
     return cell.replace_strict(keys, places, default=None, return_dtype=pl.Float64)
-
-
-def _replaced(cell: pl.Expr, values: Mapping[str, str] | None) -> pl.Expr:
-    """Cells with a value map applied; what it does not name stays as it is."""
-    if not values:
-        return cell
-    keys = [canonical(key) for key in values]
-    return cell.replace(keys, [canonical(value) for value in values.values()])
-
-
-def _absent(
-    raw: pl.Expr, column: str, kind: pl.DataType, config: SiteConfig
-) -> tuple[pl.Expr, pl.Expr]:
-    """Which cells are empty, and which are there but are no number."""
-    if kind.is_numeric() or kind == pl.Boolean:
-        return raw.is_null() | raw.is_nan().fill_null(value=False), _NEVER
-    cell = text(column, kind, config.source.null_values)
-    absent = cell.is_null() | raw.is_nan().fill_null(value=False)
-    return absent, cell.is_not_null() & raw.is_null()
 
 
 def _outside(value: pl.Expr, low: float | None, high: float | None) -> pl.Expr:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fedward.client.examination import PATIENT, SPLIT
 from fedward.client.site_config import SiteConfig
 from fedward.client.sources import Source
+from fedward.client.sources.tables import canonical
 from fedward.client.split import assign_test
 from fedward.common.study import Study
 
@@ -58,8 +59,10 @@ def divide(
     if split is None:
         test = assign_test(unique, study.evaluation.holdout, key)[patient]
         return Division(patient, test)
-    test = frame[SPLIT].is_in(list(split.test)).fill_null(value=False).to_numpy()
-    known = frame[SPLIT].is_in([*split.train, *split.test]).fill_null(value=False)
+    tests = [canonical(value) for value in split.test]
+    trains = [canonical(value) for value in split.train]
+    test = frame[SPLIT].is_in(tests).fill_null(value=False).to_numpy()
+    known = frame[SPLIT].is_in([*trains, *tests]).fill_null(value=False)
     tested = np.bincount(patient, weights=test, minlength=len(unique))
     rows = np.bincount(patient, minlength=len(unique))
     return Division(

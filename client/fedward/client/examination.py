@@ -17,9 +17,10 @@ import polars as pl
 from fedward.client.cleaning import Column, feature_column, level_codes, target_column
 from fedward.client.site_config import SiteConfig
 from fedward.client.sources import ROW, Pictures, Source
-from fedward.client.sources.tables import refusals, text
+from fedward.client.sources.tables import identifier, refusals, text
 from fedward.common.errors import DataError
 from fedward.common.study import Study
+from fedward.common.table import MISSING
 
 SHOWN = 10
 """How many unknown values a site is shown, so that it can map them."""
@@ -145,16 +146,21 @@ def examine(
         DataError: the source cannot be read.
     """
     types = source.columns()
-    features = [feature_column(f, study.data, config, types) for f in study.data.features]
+    features = [
+        feature_column(feature, study, config, types, feature_name(index))
+        for index, feature in enumerate(study.data.features)
+    ]
     target = target_column(study, config, target_name(study, config, source), types)
     columns = [*features, target]
     kinds = [*(f.type for f in study.data.features), study.task.kind]
+    carried = _carried(config, source, keep)
+    reads = [expression for column in columns for expression in column.reads]
+    table = source.table.select([*carried, *reads])
+    names = [expression.meta.output_name() for expression in carried]
     with refusals(source.label):
-        found = _findings(source.table, columns, kinds)
-        rows = int(source.table.select(pl.len()).collect(engine="streaming").item())
-        frame = source.table.select(
-            _selection(study, config, source, features, target, keep)
-        ).collect(engine="streaming")
+        rows, found = _findings(table, columns, kinds)
+        values = _values(study, features, target)
+        frame = table.select([*names, *values]).collect(engine="streaming")
     frame, levels = _coded(study, frame)
     if _several_rows(config) and source.pictures is not None:
         frame = _with_digests(frame, source.pictures)
@@ -171,8 +177,9 @@ def examine(
 
 def _findings(
     table: pl.LazyFrame, columns: list[Column], kinds: Sequence[str]
-) -> list[ColumnFindings]:
-    parts: list[pl.Expr] = []
+) -> tuple[int, list[ColumnFindings]]:
+    """Number of rows, and the findings per column."""
+    parts: list[pl.Expr] = [pl.len().alias("rows")]
     for index, column in enumerate(columns):
         parts += [
             getattr(column, name).sum().cast(pl.Int64).alias(f"{index} {name}")
@@ -189,7 +196,8 @@ def _findings(
             unknown = column.mapped.filter(column.unknown).unique().sort().head(SHOWN)
             parts.append(unknown.implode().alias(f"{index} unknown_values"))
     row = table.select(parts).collect(engine="streaming").row(0, named=True)
-    return [_of_row(row, i, column, kinds[i]) for i, column in enumerate(columns)]
+    found = [_of_row(row, i, column, kinds[i]) for i, column in enumerate(columns)]
+    return int(row["rows"]), found
 
 
 def _of_row(row: dict[str, Any], index: int, column: Column, kind: str) -> ColumnFindings:
@@ -211,32 +219,33 @@ def _of_row(row: dict[str, Any], index: int, column: Column, kind: str) -> Colum
     )
 
 
-def _selection(
-    study: Study,
-    config: SiteConfig,
-    source: Source,
-    features: list[Column],
-    target: Column,
-    keep: Sequence[str],
-) -> list[pl.Expr]:
+def _carried(config: SiteConfig, source: Source, keep: Sequence[str]) -> list[pl.Expr]:
+    """What is taken along unjudged: row, patient, published side, columns to keep."""
     types, nulls = source.columns(), config.source.null_values
     patient = pl.col(ROW).cast(pl.String)
     if config.patients is not None and config.patients.column is not None:
-        patient = text(config.patients.column, types[config.patients.column], nulls)
+        column = config.patients.column
+        patient = identifier(column, types[column], nulls)
+    parts = [pl.col(ROW), patient.alias(PATIENT)]
     split = config.split or source.split
-    parts = [pl.col(ROW), patient.alias(PATIENT), target.value.cast(pl.Float32).alias(TARGET)]
     if split is not None:
         parts.append(text(split.column, types[split.column], nulls).alias(SPLIT))
+    for index, name in enumerate(keep):
+        kept = text(name, types[name], nulls) if types[name] == pl.String else pl.col(name)
+        parts.append(kept.alias(extra_name(index)))
+    return parts
+
+
+def _values(study: Study, features: list[Column], target: Column) -> list[pl.Expr]:
+    """The cleaned values: float32 numbers, int32 codes, text where codes are not known yet."""
+    parts = [target.value.cast(pl.Float32).alias(TARGET)]
     for index, (feature, column) in enumerate(zip(study.data.features, features, strict=True)):
         value = column.value
         if feature.type != "categorical":
             value = value.cast(pl.Float32)
         elif feature.categories:
-            value = value.fill_null(-1).cast(pl.Int32)
+            value = value.fill_null(MISSING).cast(pl.Int32)
         parts.append(value.alias(feature_name(index)))
-    for index, name in enumerate(keep):
-        kept = text(name, types[name], nulls) if types[name] == pl.String else pl.col(name)
-        parts.append(kept.alias(extra_name(index)))
     return parts
 
 
