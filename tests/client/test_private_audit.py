@@ -17,7 +17,7 @@ from fedward.client.private import PrivateGradients
 from fedward.common.privacy import PrivacyPlan, SeededRandomness
 from fedward.common.privacy.accounting import epsilon
 
-RUNS = 3000
+RUNS = 2000
 PLAN = PrivacyPlan(
     unit="patient",
     epsilon=2.0,

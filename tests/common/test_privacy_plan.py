@@ -142,10 +142,8 @@ def test_statistics_take_their_share() -> None:
         ({}, False),
         ({"weights": "size"}, True),
         ({"standardise": "federated"}, True),
-        ({"standardise": "site"}, True),
         ({"impute": "federated"}, False),  # nothing may be missing, so nothing is imputed
         ({"impute": "federated", "missing": "impute"}, True),
-        ({"impute": "site", "missing": "indicator"}, True),
     ],
 )
 def test_what_needs_statistics(changes: dict[str, str], needed: bool) -> None:

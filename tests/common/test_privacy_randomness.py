@@ -31,6 +31,9 @@ def test_normal(source: Randomness) -> None:
     numbers = source.normal(N)
     assert stats.kstest(numbers, "norm").pvalue > LEVEL
     assert stats.kstest(numbers * 0.95, "norm").pvalue < LEVEL
+    low, high = stats.chi2.interval(1 - LEVEL, N)
+    assert low < (numbers**2).sum() < high
+    assert not low < ((0.98 * numbers) ** 2).sum() < high
     assert stats.kurtosistest(numbers).pvalue > LEVEL
     assert stats.skewtest(numbers).pvalue > LEVEL
     # A sum of four uniforms has the right mean and deviation, and the wrong tails.

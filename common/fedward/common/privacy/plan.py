@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedward.common.errors import PrivacyError
-from fedward.common.preprocess.layout import needs_federated, needs_site
+from fedward.common.preprocess.layout import needs_federated
 from fedward.common.privacy.accounting import epsilon as epsilon_of
 from fedward.common.privacy.calibration import gaussian_noise_multiplier, noise_multiplier_for
 from fedward.common.privacy.events import GaussianRelease, PrivacyEvent, SampledGaussian
@@ -141,14 +141,13 @@ class PrivacyPlan:
 
 
 def needs_statistics(study: Study) -> bool:
-    """Whether a private study looks at patients before training.
+    """Whether a private study releases sums over its patients before training.
 
-    True if preprocessing takes any value from data, also where that stays at the site: exact values
-    in the inputs of a private training step would let one patient move everyone's gradients. True
-    as well if sites weigh by size, which needs a count of patients.
+    True if preprocessing takes values from the sites together, and if sites weigh by size, which
+    needs a count of patients. (Exact values of a site's own rows are refused with the study file:
+    through the inputs, one patient would move everyone's gradients.)
     """
-    from_data = needs_federated(study) or needs_site(study)
-    return from_data or study.aggregation.weights == "size"
+    return needs_federated(study) or study.aggregation.weights == "size"
 
 
 def evaluations(study: Study) -> int:
