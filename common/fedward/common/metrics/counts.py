@@ -29,7 +29,7 @@ from fedward.common.metrics.binary import ScoreBins
 from fedward.common.metrics.checks import Floats
 from fedward.common.metrics.multiclass import ClassBins
 from fedward.common.metrics.regression import SUMS, ErrorSums
-from fedward.common.metrics.release import coarse_binary, coarse_multiclass, nearest_counts
+from fedward.common.metrics.release import coarse_binary, coarse_multiclass, repaired_counts
 from fedward.common.models.outputs import Kind
 
 Summary = ScoreBins | ClassBins | ErrorSums
@@ -191,12 +191,12 @@ class Counts:
         if self.kind == "regression":
             width = self.bounds[1] - self.bounds[0] if self.bounds else 1.0
             return ErrorSums(self.cells["sums"], width)
-        hist = nearest_counts(self.cells["hist"])
+        hist = repaired_counts(self.cells["hist"])
         middle = (np.arange(hist.shape[-1]) + 0.5) / hist.shape[-1]
         if self.kind == "binary":
             return ScoreBins(middle, hist[0], hist[1], self.decisions)
         classes = tuple(ScoreBins(middle, h[0], h[1]) for h in hist)
-        return ClassBins(nearest_counts(self.cells["confusion"]), classes, self.decisions)
+        return ClassBins(repaired_counts(self.cells["confusion"]), classes, self.decisions)
 
     def to_arrays(self) -> dict[str, NDArray[np.float64]]:
         """What may cross the wire; never `homes`.
