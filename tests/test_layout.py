@@ -116,7 +116,7 @@ def test_no_unfinished_work_is_left() -> None:
 
 
 def test_every_dependency_is_pinned_within_its_range() -> None:
-    pins = {}
+    pins: dict[str, str] = {}
     for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
             name, _, pinned = line.partition("==")

@@ -199,9 +199,13 @@ def test_rules_between_keys(changes: tuple[Change, ...], words: str) -> None:
     assert re.search(words, refusal(*changes))
 
 
-def test_private_without_bounds_is_possible_where_nothing_is_summed() -> None:
-    own = '[preprocess]\nstandardise = "site"\nimpute = "site"\n[model]'
-    parse_study(edited(DP, ("max = 120.0", ""), ("[model]", own)))
+@pytest.mark.parametrize("key", ["standardise", "impute"])
+def test_private_and_from_the_sites_own_rows_is_a_contradiction(key: str) -> None:
+    """Exact values of a site's own rows would shape its updates without any noise."""
+    own = f'[preprocess]\n{key} = "site"\n[model]'
+    absent = ("max = 120.0", 'max = 120.0\nmissing = "impute"')
+    assert "own rows" in refusal(DP, absent, ("[model]", own))
+    parse_study(edited(absent, ("[model]", own)))
 
 
 def sections(value: BaseModel) -> list[BaseModel]:

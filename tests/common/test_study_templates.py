@@ -126,12 +126,16 @@ def test_remarks_say_what_deserves_a_second_look() -> None:
         assert words in found
 
 
+def test_remark_on_a_transform_that_differs_between_sites() -> None:
+    text = EXAMPLE.replace("[model]", "[preprocess]\nstandardise = 'site'\n[model]")
+    assert "own rows" in " | ".join(remarks(parse_study(text)))
+
+
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
         ('unit = "record"', "per record"),
         ("noise_multiplier = 1.0", "noise_multiplier is given"),
-        ("[preprocess]\nstandardise = 'site'", "own rows"),
         ("[aggregation]\nmin_sites = 2", ""),
     ],
 )

@@ -28,6 +28,7 @@ app = typer.Typer(
 Example:
   fedward client check-data study.toml site.toml
 """,
+    epilog=exit_codes_help(StudyError, SiteConfigError, DataError, OutputError),
 )
 
 
