@@ -168,7 +168,7 @@ def test_median_removes_specks_and_keeps_edges(dtype: Any) -> None:
 
 def test_median_does_not_mix_channels() -> None:
     colour = np.zeros((8, 8, 3), dtype=np.uint8)
-    colour[:, :, 0] = 255
+    colour[:, :, 1] = 255  # the middle one: a median over channels would wipe it out
     found = prepare(colour, section(channels=3, denoise="median"))
     np.testing.assert_array_equal(found, colour)
 
