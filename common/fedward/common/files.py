@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from fedward.common.errors import DataError, FedwardError, OutputError
 
+_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{16}\.(partial|old)")
 MARKER = ".fedward"
 """Names the files that fedward wrote into a directory, so that it only ever replaces its own."""
 
@@ -104,7 +106,19 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: `path` holds other people's files, or the disk refuses.
     """
-    _check_replaceable(path)
+    check_replaceable(path)
+    with staging(path) as building:
+        yield building
+        _finish(building, path)
+
+
+@contextmanager
+def staging(path: Path) -> Iterator[Path]:
+    """A directory beside `path` to prepare something in; it is gone afterwards, come what may.
+
+    Raises:
+        OutputError: it cannot be made, or the disk refuses what the body writes.
+    """
     building = _sibling(path, "partial")
     try:
         try:
@@ -112,7 +126,6 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         except OSError as error:
             raise output_error(path, error) from error
         yield building
-        _finish(building, path)
     except OSError as error:
         # Reading problems of the body are not ours to explain; a refusing disk is.
         if error.errno in _DISK:
@@ -122,6 +135,30 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         _remove(building)
 
 
+def replace_directory(new: Path, path: Path) -> None:
+    """Give a directory that `atomic_directory` filled another name, in place of an older one.
+
+    Raises:
+        OutputError: `path` holds other people's files, or the disk refuses.
+    """
+    check_replaceable(path)
+    try:
+        _swap(new, path)
+        _sync(path.parent)
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process left half-written in a folder; nothing else has such names.
+
+    No other process may be writing there.
+    """
+    for path in folder.glob(".*"):
+        if _LEFTOVER.fullmatch(path.name):
+            _remove(path)
+
+
 def _finish(building: Path, path: Path) -> None:
     write_atomic(building / MARKER, json.dumps({"files": _files(building)}, indent=1) + "\n")
     try:
@@ -129,7 +166,7 @@ def _finish(building: Path, path: Path) -> None:
             _sync(building / name)
         for folder in (building, *(p for p in building.rglob("*") if p.is_dir())):
             _sync(folder)
-        _check_replaceable(path)
+        check_replaceable(path)
         _swap(building, path)
         _sync(path.parent)
     except OSError as error:
@@ -150,8 +187,12 @@ def _swap(building: Path, path: Path) -> None:
     _remove(old)
 
 
-def _check_replaceable(path: Path) -> None:
-    """Refuse to delete anything that fedward did not write."""
+def check_replaceable(path: Path) -> None:
+    """Refuse to delete anything that fedward did not write.
+
+    Raises:
+        OutputError: `path` is not a folder, or holds other people's files.
+    """
     hint = "choose a new folder, or move what is in it"
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise OutputError(f"{path.name or path} is not a folder", hint="choose another path")

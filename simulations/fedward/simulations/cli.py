@@ -8,47 +8,84 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+from fedward.common.errors import (
+    DataError,
+    Interrupted,
+    OutputError,
+    PrivacyError,
+    RoundError,
+    SiteConfigError,
+    StudyError,
+    TrainingError,
+)
+from fedward.common.exit_codes import exit_codes_help
+from fedward.common.study import load_study
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+_HELP = """Run a study over many virtual hospitals on this machine, and report honestly.
+
+Trains the study as it stands ("federated") and, if its [simulation] section says so, without
+differential privacy, with all data in one place ("pooled") and at every hospital alone ("local").
+All of them run the code that runs between real hospitals. The same seed gives the same results, bit
+for bit, noise included; for that reason the model is marked as not for release.
+
+\b
+Examples:
+  fedward simulate examples/breast-cancer/study.toml
+  fedward simulate study.toml --out runs/seed-43 --seed 43
+  fedward simulate study.toml --out runs/seed-43 --seed 43 --resume
+
+\b
+Writes to the output folder, all of it or nothing:
+  report.html          everything in words and pictures, opens without internet
+  results.json         every figure of the table and the curves
+  predictions.parquet  truth and scores of the test patients
+  model/               for `fedward predict`, with MODEL_CARD.md
+
+Ctrl-C, a crash or a full disk keep every completed round: give the same command again with
+--resume, and the results are those of an unbroken run. Without --resume it starts afresh.
+"""
 
 
-@app.command()
-def simulate(
-    study: Annotated[Path, typer.Argument(help="The study file, with a [simulation] section.")],
-    out: Annotated[Path, typer.Option(help="Folder for the results; made if absent.")] = Path(
-        "OUT"
+@app.command(
+    help=_HELP,
+    epilog=exit_codes_help(
+        StudyError,
+        SiteConfigError,
+        DataError,
+        PrivacyError,
+        TrainingError,
+        RoundError,
+        OutputError,
+        Interrupted,
     ),
+)
+def simulate(
+    study: Annotated[
+        Path,
+        typer.Argument(metavar="STUDY", help="The study file, with a [simulation] section."),
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where results go; made if absent.")
+    ] = Path("OUT"),
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Use this seed instead of [training] seed.")
+        int | None,
+        typer.Option(min=0, metavar="NUMBER", help="Use this seed instead of [training] seed."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue an interrupted run in --out.")
+        bool, typer.Option("--resume", help="Continue the interrupted run in --out.")
     ] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print results.json instead of the table.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, only the table.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Show no progress, only the table.")
+    ] = False,
 ) -> None:
-    """Run a study over many virtual hospitals on this machine, and report honestly.
-
-    Trains the study as it stands (**federated**) and, if its [simulation] section says so, without
-    differential privacy, with all data in one place (**pooled**) and at every hospital alone
-    (**local**). All runs use the code that runs between real hospitals. The same seed gives the
-    same results, bit for bit, noise included; for that reason the model is marked as not for
-    release.
-
-    Example:
-        fedward simulate examples/breast-cancer/study.toml --out OUT
-
-    Writes to the output folder: report.html (open it in any browser, no internet needed),
-    results.json (every figure), predictions.parquet (scores of the test patients) and model/ (use
-    it with `fedward predict`).
-
-    Ctrl-C keeps every completed round: run the same command again with --resume.
-
-    Exit codes: 0 done · 3 study file · 4 site.toml · 5 data · 6 privacy promise · 7 training
-    diverged · 8 too few sites · 10 cannot write · 130 stopped.
-    """
-    # Imported here so that --help does not wait for torch.
+    """Run the study and print its table."""
+    # A wrong study file is refused before torch is loaded, which takes seconds.
+    load_study(study)
     from fedward.simulations.progress import RunProgress
     from fedward.simulations.report import results_table
     from fedward.simulations.report.words import metric_of

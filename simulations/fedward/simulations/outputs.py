@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from fedward.common.files import write_atomic
+from fedward.common.errors import OutputError
+from fedward.common.files import (
+    check_replaceable,
+    output_error,
+    replace_directory,
+    staging,
+    write_atomic,
+)
 from fedward.common.models.bundle import write_bundle
 from fedward.common.models.card import CardFacts
 from fedward.common.models.provenance import Provenance
@@ -17,20 +25,63 @@ from fedward.simulations.assemble import Findings
 from fedward.simulations.report import write_report
 from fedward.simulations.report.results import Results
 
+MODEL = "model"
+PREDICTIONS = "predictions.parquet"
+REPORT = "report.html"
+RESULTS = "results.json"
+
+
+def check_output(out: Path) -> None:
+    """Refuse, before any work, an output folder that could not take the results; make nothing.
+
+    Raises:
+        OutputError: it is a file, may not be written, or `model` in it holds other people's files.
+    """
+    existing = next(place for place in (out, *out.absolute().parents) if place.exists())
+    if not existing.is_dir():
+        raise OutputError(f"{existing} is a file, not a folder", hint="choose another --out")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"{existing} may not be written to by this user",
+            hint="choose another --out, or change its permissions",
+        )
+    check_replaceable(out / MODEL)
+
 
 def write_outputs(out: Path, found: Findings, results: Results) -> None:
-    """Write `predictions.parquet`, `model/`, `report.html` and, last, `results.json`.
+    """Write `predictions.parquet`, `model/`, `report.html` and `results.json`.
 
-    Each is whole or absent; whoever finds `results.json` finds the others too.
+    All are written beside their place first and get their names only when all of them are on the
+    disk: a full disk leaves what was there. Whoever finds `results.json` finds the others of the
+    same run.
 
     Raises:
         OutputError: the disk is full or the folder cannot be written.
     """
-    write_atomic(out / "predictions.parquet", predictions(found))
+    with staging(out / RESULTS) as stage:
+        write_atomic(stage / PREDICTIONS, predictions(found))
+        _write_model(stage / MODEL, found, results)
+        write_report(results, stage / REPORT)
+        results.save(stage / RESULTS)
+        _publish(stage, out)
+
+
+def _publish(stage: Path, out: Path) -> None:
+    try:
+        # In this order: without results.json, the rest counts as not there.
+        (out / RESULTS).unlink(missing_ok=True)
+        replace_directory(stage / MODEL, out / MODEL)
+        for name in (PREDICTIONS, REPORT, RESULTS):
+            (stage / name).replace(out / name)
+    except OSError as error:
+        raise output_error(out, error) from error
+
+
+def _write_model(directory: Path, found: Findings, results: Results) -> None:
     outcome = next(arm for arm in found.arms if arm.name == "federated").outcomes[""]
     content = results.model_dump(mode="json")
     write_bundle(
-        out / "model",
+        directory,
         study=found.study,
         weights=outcome.weights,
         transform_json=outcome.transform.to_json(),
@@ -42,8 +93,6 @@ def write_outputs(out: Path, found: Findings, results: Results) -> None:
             privacy=content["privacy"],
         ),
     )
-    write_report(results, out / "report.html")
-    results.save(out / "results.json")
 
 
 def predictions(found: Findings) -> bytes:

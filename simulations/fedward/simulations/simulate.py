@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
+from fedward.client.cohort import Cohort
 from fedward.client.workspace import Workspace
 from fedward.common.errors import Interrupted, OutputError, StudyError
-from fedward.common.files import output_error
+from fedward.common.files import output_error, read_bytes, remove_leftovers, write_atomic
 from fedward.common.study import Study, load_study, simulation_hash
 from fedward.server.checkpoints import CheckpointFolder
 from fedward.simulations.arms import (
@@ -23,7 +25,7 @@ from fedward.simulations.arms import (
 from fedward.simulations.assemble import Findings, assemble
 from fedward.simulations.cohorts import load_cohorts
 from fedward.simulations.judging import cross_site, judge_arm
-from fedward.simulations.outputs import write_outputs
+from fedward.simulations.outputs import check_output, write_outputs
 from fedward.simulations.report.results import Results
 
 CHECKPOINTS = "checkpoints"
@@ -85,21 +87,23 @@ class Simulation:
             Interrupted: Ctrl-C; says how to continue.
         """
         started = time.monotonic()
-        self._open_output()
-        try:
-            found = self._measure(listener or Silent(), started)
-        except KeyboardInterrupt as stop:
-            raise Interrupted(
-                "stopped, every completed round is kept",
-                hint=f"continue with --resume --out {self.out.name}",
-            ) from stop
-        results = assemble(found)
-        write_outputs(self.out, found, results)
-        return results
-
-    def _measure(self, listener: Listener, started: float) -> Findings:
+        check_output(self.out)
+        self._check_resume()
         torch.set_num_threads(1 if self.study.data.modality == "tabular" else 2)
         cohorts = load_cohorts(self.study, self.folder, cache=self.out / "cache")
+        self._claim_output()
+        try:
+            found = self._measure(cohorts, listener or Silent(), started)
+            results = assemble(found)
+            write_outputs(self.out, found, results)
+        except KeyboardInterrupt as stop:
+            raise Interrupted(
+                "stopped by Ctrl-C, every completed round is kept",
+                hint="give the same command again with --resume to continue",
+            ) from stop
+        return results
+
+    def _measure(self, cohorts: Sequence[Cohort], listener: Listener, started: float) -> Findings:
         workspace = Workspace()
         open_study = study_of_arm(self.study, "federated_no_dp")
         judges = {c.site: make_site(open_study, c.site, [c], workspace) for c in cohorts}
@@ -125,28 +129,40 @@ class Simulation:
             seconds=time.monotonic() - started,
         )
 
-    def _open_output(self) -> None:
-        """Make the output folder; refuse to mix two experiments in one."""
-        mark = self.out / CHECKPOINTS / "simulation.sha256"
-        own = simulation_hash(self.study)
+    @property
+    def _mark(self) -> Path:
+        """Says which experiment the checkpoints belong to."""
+        return self.out / CHECKPOINTS / "simulation.sha256"
+
+    def _check_resume(self) -> None:
+        """Refuse to continue nothing, or another experiment."""
+        if not self.resume:
+            return
+        if not self._mark.exists():
+            raise OutputError(
+                f"there is nothing to continue in {self.out}",
+                hint="check --out, or start without --resume",
+            )
+        known = read_bytes(self._mark, error=OutputError).decode(errors="replace").strip()
+        if known != simulation_hash(self.study):
+            raise StudyError(
+                f"{self.out} holds a run of another study or seed",
+                hint="continue with the study file and --seed it was started with, or choose "
+                "another --out",
+            )
+
+    def _claim_output(self) -> None:
+        """Make room for the run; only now, when it is known that it can begin."""
+        folder = self.out / CHECKPOINTS
         try:
-            known = mark.read_text(encoding="utf-8").strip() if mark.exists() else None
-            if self.resume and known is None:
-                raise OutputError(
-                    f"there is nothing to continue in {self.out.name}",
-                    hint="run without --resume",
-                )
-            if self.resume and known != own:
-                raise StudyError(
-                    f"{self.out.name} holds another experiment",
-                    hint="continue with the study file and seed it was made with",
-                )
+            for place in (self.out, self.out / "cache", *folder.glob("*/"), folder):
+                remove_leftovers(place)
             if not self.resume:
-                _clear(self.out / CHECKPOINTS)
-            mark.parent.mkdir(parents=True, exist_ok=True)
-            mark.write_text(own + "\n", encoding="utf-8")
+                _clear(folder)
+            folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise output_error(self.out, error) from error
+        write_atomic(self._mark, simulation_hash(self.study) + "\n")
 
 
 def _clear(folder: Path) -> None:
