@@ -115,14 +115,16 @@ class Site:
     def evaluate(
         self, weights: Weights, transform: Transform, *, round_number: int
     ) -> Counts | None:
-        """Counts of scores on the test patients that may leave the site.
+        """Counts of scores on the test patients that may leave the site; charged first, under DP.
 
         Returns:
-            Coarsened to the minimum cell, or noised under DP (and charged); None if the site has
+            Coarsened to the minimum cell, or noised under DP; None if the site has
             too few test patients to release anything.
         """
         _, dataset = self.prepare(transform)
         study = self.study
+        if self.plan is not None:
+            self.spending.charge(round_number, "testing", self.plan.evaluation_event())
         counts = count(
             study.task.kind,
             dataset.target.numpy(),
@@ -135,7 +137,6 @@ class Site:
         )
         if self.plan is None:
             return counts.coarsen(study.evaluation.min_cell)
-        self.spending.charge(round_number, "testing", self.plan.evaluation_event())
         randomness = self._randomness("evaluation", round_number)
         return counts.noised(self.plan.evaluation_noise_multiplier, randomness)
 

@@ -6,11 +6,12 @@ they are told to take everyone they are shown.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-from flwr.app import MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import strategy as flower
 from numpy.typing import NDArray
 
@@ -41,7 +42,7 @@ def make_strategy(study: schema.Study, *, evaluate_metrics: MetricsFunction) -> 
     match study.algorithm:
         case schema.FedProx(mu=mu):
             return flower.FedProx(proximal_mu=mu, **shared)
-        case schema.FedAdaptive() | schema.FedAdagrad() as algorithm:
+        case schema.FedAdam() | schema.FedYogi() | schema.FedAdagrad() as algorithm:
             return _adaptive(algorithm, study.training.learning_rate, shared)
         case schema.FedAvgM(server_learning_rate=rate, momentum=momentum):
             return flower.FedAvgM(server_learning_rate=rate, server_momentum=momentum, **shared)
@@ -53,20 +54,45 @@ def make_strategy(study: schema.Study, *, evaluate_metrics: MetricsFunction) -> 
             return flower.FedAvg(**shared)
 
 
+class UncorrectedFedAdam(flower.FedAdam):
+    """Flower's FedAdam without the bias correction that algorithm 2 of the paper does not have.
+
+    Flower multiplies the learning rate of round t by √(1 - β₂^(t+1)) / (1 - β₁^(t+1)) (Kingma and
+    Ba 2014, section 2); the rate it starts from is divided by that here, so that the two cancel.
+    """
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """As Flower's, with steps of the learning rate that the study names."""
+        power = server_round + 1.0
+        factor = math.sqrt(1.0 - self.beta_2**power) / (1.0 - self.beta_1**power)
+        rate = self.eta
+        self.eta = rate / factor
+        try:
+            return super().aggregate_train(server_round, replies)
+        finally:
+            self.eta = rate
+
+
 def _adaptive(
-    algorithm: schema.FedAdaptive | schema.FedAdagrad,
+    algorithm: schema.FedAdam | schema.FedYogi | schema.FedAdagrad,
     local_rate: float,
     shared: dict[str, Any],
 ) -> flower.FedAvg:
-    rates: dict[str, Any] = {
+    settings: dict[str, Any] = {
+        **shared,
         "eta": algorithm.server_learning_rate,
         "eta_l": local_rate,
         "tau": algorithm.tau,
     }
     if isinstance(algorithm, schema.FedAdagrad):
-        return flower.FedAdagrad(**rates, **shared)
-    kind = {"fedadam": flower.FedAdam, "fedyogi": flower.FedYogi}[algorithm.name]
-    return kind(beta_1=algorithm.beta_1, beta_2=algorithm.beta_2, **rates, **shared)
+        return flower.FedAdagrad(**settings)
+    settings |= {"beta_1": algorithm.beta_1, "beta_2": algorithm.beta_2}
+    if isinstance(algorithm, schema.FedYogi):
+        return flower.FedYogi(**settings)
+    kind = flower.FedAdam if algorithm.bias_correction else UncorrectedFedAdam
+    return kind(**settings)
 
 
 # The strategies keep their state between rounds in these attributes: a dictionary of arrays for

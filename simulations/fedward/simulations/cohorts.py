@@ -7,8 +7,8 @@ from pathlib import Path
 
 from fedward.client.cohort import Cohort
 from fedward.client.loading import load_cohort
-from fedward.client.site_config import load_site_config
-from fedward.common.errors import SiteConfigError, StudyError
+from fedward.client.site_config import SiteConfig, load_site_config
+from fedward.common.errors import DataError, SiteConfigError, StudyError
 from fedward.common.study.schema import Study
 from fedward.simulations.partition import partition
 
@@ -44,24 +44,36 @@ def load_cohorts(study: Study, folder: Path, *, cache: Path | None = None) -> li
         raise StudyError("[simulation] source has no partition", hint="say how to divide it")
     config = load_site_config(folder / simulation.source)
     keep = [rule.column] if rule.column and not _is_feature(study, rule.column) else []
-    whole = load_cohort(study, config, key=key, keep=keep, cache=cache)
+    whole = _load(study, config, key, cache, keep)
     return partition(
         whole,
         rule,
         seed=study.training.seed,
+        numeric=[feature.name for feature in study.data.numeric],
+        regression=study.task.kind == "regression",
         two_classes=study.task.kind != "regression" and study.data.single_class == "refuse",
     )
 
 
 def _separate(study: Study, paths: Sequence[Path], key: bytes, cache: Path | None) -> list[Cohort]:
-    cohorts = [load_cohort(study, load_site_config(path), key=key, cache=cache) for path in paths]
-    names = [cohort.site for cohort in cohorts]
+    configs = [load_site_config(path) for path in paths]
+    names = [config.name for config in configs]
     for name in names:
         if names.count(name) > 1:
             raise SiteConfigError(
                 f"two site files are called {name}", hint="give every [site] its own name"
             )
-    return cohorts
+    return [_load(study, config, key, cache) for config in configs]
+
+
+def _load(
+    study: Study, config: SiteConfig, key: bytes, cache: Path | None, keep: Sequence[str] = ()
+) -> Cohort:
+    own_cache = cache / config.name if cache else None
+    try:
+        return load_cohort(study, config, key=key, keep=keep, cache=own_cache)
+    except DataError as error:
+        raise DataError(f"site {config.name}: {error.problem}", hint=error.hint) from error
 
 
 def _is_feature(study: Study, column: str) -> bool:

@@ -28,12 +28,13 @@ from fedward.common.study.training_sections import (
     Algorithm,
     EvaluationSection,
     FedAdagrad,
-    FedAdaptive,
+    FedAdam,
     FedAvg,
     FedAvgM,
     FedMedian,
     FedProx,
     FedTrimmedAvg,
+    FedYogi,
     PrivacySection,
     TrainingSection,
 )
@@ -47,12 +48,13 @@ __all__ = [
     "EvaluationSection",
     "Feature",
     "FedAdagrad",
-    "FedAdaptive",
+    "FedAdam",
     "FedAvg",
     "FedAvgM",
     "FedMedian",
     "FedProx",
     "FedTrimmedAvg",
+    "FedYogi",
     "Finite",
     "Fraction",
     "ImageSection",
@@ -131,12 +133,20 @@ class Study(Section):
 
     def _check_private(self) -> None:
         pre = self.preprocess
+        tabular = self.data.modality == "tabular"
+        imputes = any(feature.missing != "refuse" for feature in self.data.features)
+        if pre.standardise == "site" or (tabular and imputes and pre.impute == "site"):
+            # One patient more or less would change every other patient's gradient.
+            raise ValueError(
+                "differential privacy cannot take exact values from a site's own rows: set "
+                "[preprocess] standardise and impute to 'bounds' or 'federated'"
+            )
         if "federated" in (pre.standardise, pre.impute):
             for feature in self.data.numeric:
                 if not feature.bounded:
                     raise ValueError(
                         f"differential privacy needs public bounds: give feature {feature.name} "
-                        "min and max, or take [preprocess] standardise and impute from 'site'"
+                        "min and max, or set [preprocess] standardise = 'none'"
                     )
         for feature in self.data.categorical:
             if not feature.categories:
