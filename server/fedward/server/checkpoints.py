@@ -6,7 +6,10 @@ model as an unbroken run.
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -73,6 +76,7 @@ class RunState:
         history: records of all completed rounds, in order.
         strategy: what the strategy remembers.
         notes: of the observer, about the preparation.
+        absent: sites that could not begin, and why; the record of the next round will say so.
     """
 
     study_hash: str
@@ -83,6 +87,7 @@ class RunState:
     history: tuple[RoundRecord, ...] = ()
     strategy: dict[str, NDArray[Any]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
 
 
 class Checkpoints(Protocol):
@@ -126,7 +131,7 @@ class CheckpointFolder:
         """
         tensors = {_WEIGHTS + key: value for key, value in state.weights.items()}
         tensors |= {_STRATEGY + key: value for key, value in state.strategy.items()}
-        tensors = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
+        tensors = {key: np.asarray(value, order="C") for key, value in tensors.items()}
         rest = {
             "study_hash": state.study_hash,
             "round": state.round,
@@ -134,16 +139,19 @@ class CheckpointFolder:
             "site_weights": state.site_weights,
             "history": [asdict(record) for record in state.history],
             "notes": state.notes,
+            "absent": state.absent,
             "order": list(state.weights),
         }
-        data = save(tensors, metadata={"state": json.dumps(rest)})
+        text = json.dumps(rest)
+        data = save(tensors, metadata={"state": text, "digest": _digest(text, tensors)})
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise output_error(self._folder, error) from error
         write_atomic(self._folder / f"round-{state.round:06d}.safetensors", data)
         for old in self._files()[:-KEEP]:
-            old.unlink(missing_ok=True)
+            with suppress(OSError):  # one checkpoint too many does no harm
+                old.unlink()
 
     def newest(self) -> RunState | None:
         """Read the newest state that can be read.
@@ -170,14 +178,17 @@ class CheckpointFolder:
 
 def _read(path: Path) -> RunState:
     with safe_open(path, framework="numpy") as file:
-        rest = json.loads(file.metadata()["state"])
-        names = list(file.keys())
-        weights = {key: file.get_tensor(_WEIGHTS + key) for key in rest["order"]}
-        strategy = {
-            key.removeprefix(_STRATEGY): file.get_tensor(key)
-            for key in names
-            if key.startswith(_STRATEGY)
-        }
+        metadata = file.metadata()
+        tensors = {key: file.get_tensor(key) for key in list(file.keys())}
+    if _digest(metadata["state"], tensors) != metadata["digest"]:
+        raise ValueError("the content is not what was written")
+    rest = json.loads(metadata["state"])
+    weights = {key: tensors[_WEIGHTS + key] for key in rest["order"]}
+    strategy = {
+        key.removeprefix(_STRATEGY): value
+        for key, value in tensors.items()
+        if key.startswith(_STRATEGY)
+    }
     return RunState(
         study_hash=rest["study_hash"],
         round=rest["round"],
@@ -187,7 +198,18 @@ def _read(path: Path) -> RunState:
         history=tuple(_record(record) for record in rest["history"]),
         strategy=strategy,
         notes=rest["notes"],
+        absent=rest["absent"],
     )
+
+
+def _digest(text: str, tensors: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 over everything: safetensors itself does not notice a changed value."""
+    found = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        value = np.asarray(tensors[name], order="C")
+        found.update(f"{name} {value.dtype.str} {value.shape}".encode())
+        found.update(value.tobytes())
+    return found.hexdigest()
 
 
 def _record(data: dict[str, Any]) -> RoundRecord:

@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
-from flwr.app import MetricRecord, RecordDict
+from flwr.app import Message, MetricRecord, RecordDict
+from numpy.typing import NDArray
 
 from fedward.common import records
+from fedward.common.errors import RoundError
 from fedward.common.metrics import Counts, evaluate
 from fedward.common.study import Study
-from fedward.server.replies import Replies
+from fedward.server.replies import Replies, arrays_of, number_of
 from fedward.server.strategies import MetricsFunction
 
 OVERALL = "overall"
+
+
+def check_counts(study: Study, replies: Replies) -> Replies:
+    """Refuse counts that are not what the study demands.
+
+    Returns:
+        The replies, offending sites moved to `refused` with the reason. What is accepted holds
+        the checked counts and nothing else, as the strategy expects of all sites alike.
+    """
+
+    def check(_site: str, message: Message) -> None:
+        released = number_of(message, records.RELEASED)
+        if released not in (0.0, 1.0):
+            raise RoundError("the reply does not say what it releases", hint="check the site")
+        content = RecordDict(
+            {records.METRICS: MetricRecord({records.WEIGHT: 1.0, records.RELEASED: released})}
+        )
+        if released:
+            _from_arrays(study, arrays_of(message))
+            content[records.ARRAYS] = message.content[records.ARRAYS]
+        message.content = content
+
+    return replies.checked(check)
 
 
 def merged_metrics(study: Study) -> MetricsFunction:
@@ -45,10 +71,14 @@ def metrics_by_site(
 
 
 def _counts(study: Study, content: RecordDict) -> Counts | None:
-    metrics = cast("MetricRecord", content[records.METRICS])
+    metrics = content.metric_records[records.METRICS]
     if metrics[records.RELEASED] != 1.0:
         return None
     arrays = {key: array.numpy() for key, array in content.array_records[records.ARRAYS].items()}
+    return _from_arrays(study, arrays)
+
+
+def _from_arrays(study: Study, arrays: Mapping[str, NDArray[Any]]) -> Counts:
     return Counts.from_arrays(
         study.task.kind,
         arrays,

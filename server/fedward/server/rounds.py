@@ -16,17 +16,17 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, MetricRecord
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from fedward.common import records
-from fedward.common.errors import RoundError, StudyError
+from fedward.common.errors import RoundError, StudyError, TrainingError
 from fedward.common.preprocess import Transform
 from fedward.common.study import Study, study_hash
 from fedward.common.tensors import Weights, check_weights, difference, norm
 from fedward.server.checkpoints import Checkpoints, RoundRecord, RunState
 from fedward.server.drift import measure_drift
-from fedward.server.evaluation import merged_metrics, metrics_by_site
+from fedward.server.evaluation import check_counts, merged_metrics, metrics_by_site
 from fedward.server.preparation import introduce, prepare
 from fedward.server.replies import (
     Replies,
@@ -98,8 +98,9 @@ class Rounds:
             FedwardError: too few sites could take part, or training diverged at all of them. The
                 checkpoint of the last completed round stays.
         """
-        self._sites = introduce(self._study, self._grid)
+        self._sites, unknown = introduce(self._study, self._grid)
         state = self._resume() or self._prepare()
+        state = replace(state, absent={**state.absent, **unknown})
         transform = Transform.from_json(state.transform)
         while state.round < self._study.training.rounds:
             state = self._round(state)
@@ -115,9 +116,17 @@ class Rounds:
                 "the checkpoint belongs to another study",
                 hint="continue with the study file it was made with, or start again",
             )
+        missing = sorted(set(state.site_weights) - set(self._sites.values()))
+        present = len(state.site_weights) - len(missing)
+        if present < self._study.aggregation.min_sites:
+            raise RoundError(
+                f"{present} of {self._study.aggregation.min_sites} needed sites that began this "
+                "run are connected",
+                hint=f"connect {', '.join(missing)}",
+            )
         restore_state(self._strategy, state.strategy)
         self._observer.on_resumed(state)
-        return state
+        return replace(state, absent=state.absent | dict.fromkeys(missing, "not connected"))
 
     def _prepare(self) -> RunState:
         ready = prepare(self._study, self._grid, self._sites)
@@ -129,6 +138,7 @@ class Rounds:
             transform=ready.transform.to_json(),
             site_weights=ready.site_weights,
             notes=notes,
+            absent=ready.refused,
         )
         self._checkpoints.save(state)
         return state
@@ -137,7 +147,7 @@ class Rounds:
         number = state.round + 1
         weights, record = self._train(state, number)
         if self._evaluates(number):
-            record = replace(record, evaluation=self._evaluate(state, number, weights))
+            record = self._evaluate(state, record, weights)
         notes = self._observer.on_round(record, weights)
         return replace(
             state,
@@ -145,6 +155,7 @@ class Rounds:
             weights=weights,
             history=(*state.history, replace(record, notes=notes)),
             strategy=strategy_state(self._strategy),
+            absent={},
         )
 
     def _train(self, state: RunState, number: int) -> tuple[Weights, RoundRecord]:
@@ -156,30 +167,37 @@ class Rounds:
         replies = check_updates(replies, state.weights, self._study.aggregation.max_update_norm)
         replies.require(self._study.aggregation.min_sites, during=f"round {number}")
         set_weights(replies, state.site_weights)
-        drift = measure_drift(replies, state.weights, state.site_weights)
-        arrays, _ = self._strategy.aggregate_train(number, list(replies.accepted.values()))
+        with np.errstate(over="ignore", invalid="ignore"):  # the result is checked below
+            drift = measure_drift(replies, state.weights, state.site_weights)
+            arrays, _ = self._strategy.aggregate_train(number, list(replies.accepted.values()))
         if arrays is None:
             raise RoundError(
                 f"round {number} could not be aggregated", hint="see the sites' refusals"
             )
+        after = weights_of(arrays)
+        _check_finite(after, state.weights)
         record = RoundRecord(
             round=number,
             participants=tuple(replies.accepted),
-            refused={site: refusal.reason for site, refusal in replies.refused.items()},
+            refused=state.absent | replies.reasons,
             drift=drift,
         )
-        return weights_of(arrays), record
+        return after, record
 
-    def _evaluate(
-        self, state: RunState, number: int, weights: Weights
-    ) -> dict[str, dict[str, float | None]]:
+    def _evaluate(self, state: RunState, record: RoundRecord, weights: Weights) -> RoundRecord:
+        number = record.round
         grid = SelectedGrid(self._grid, self._sites)
         messages = self._strategy.configure_evaluate(
             number, array_record(weights), self._config(state), grid
         )
-        replies = self._ask(list(messages))
+        replies = check_counts(self._study, self._ask(list(messages)))
         merged = self._strategy.aggregate_evaluate(number, list(replies.accepted.values()))
-        return metrics_by_site(self._study, replies, merged or MetricRecord())
+        late = {site: f"evaluation: {reason}" for site, reason in replies.reasons.items()}
+        return replace(
+            record,
+            refused=late | record.refused,
+            evaluation=metrics_by_site(self._study, replies, merged or MetricRecord()),
+        )
 
     def _evaluates(self, number: int) -> bool:
         every = self._study.evaluation.every
@@ -213,22 +231,39 @@ def check_updates(replies: Replies, before: Weights, max_norm: float | None) -> 
     Returns:
         The replies, offending sites moved to `refused` with the reason.
     """
-    for site, message in list(replies.accepted.items()):
+
+    def check(_site: str, message: Message) -> None:
         weights = cast("Weights", arrays_of(message))
-        try:
-            check_weights(weights, before)
-        except RoundError as error:
-            replies = replies.refuse(site, error.problem)
-            continue
+        check_weights(weights, before)
         if max_norm is not None and norm(difference(weights, before)) > max_norm:
-            replies = replies.refuse(
-                site, "the update is larger than [aggregation] max_update_norm"
+            raise RoundError(
+                "the update is larger than [aggregation] max_update_norm",
+                hint="see what is wrong at the site",
             )
-    return replies
+
+    return replies.checked(check)
 
 
 def set_weights(replies: Replies, site_weights: Mapping[str, float]) -> None:
-    """Write each site's aggregation weight into its reply, where the strategy looks for it."""
+    """Leave in each reply the update and the site's weight, where the strategy looks for it.
+
+    Whatever else a site put into its reply is dropped: strategies expect the same of all sites.
+    """
     for site, message in replies.accepted.items():
-        record = cast("MetricRecord", message.content[records.METRICS])
-        record[records.WEIGHT] = site_weights[site]
+        message.content = RecordDict(
+            {
+                records.ARRAYS: message.content[records.ARRAYS],
+                records.METRICS: MetricRecord({records.WEIGHT: site_weights[site]}),
+            }
+        )
+
+
+def _check_finite(after: Weights, before: Weights) -> None:
+    """Refuse a model that finite updates were combined into, but that is not finite itself."""
+    try:
+        check_weights(after, before)
+    except RoundError as error:
+        raise TrainingError(
+            f"training diverged at the server, {error.problem}",
+            hint="lower the learning rates of [training] and [algorithm]",
+        ) from error

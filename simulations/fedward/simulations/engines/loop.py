@@ -34,6 +34,11 @@ class LoopGrid(Grid):
         self._contexts = dict(contexts)
         self._run = Run.create_empty(RUN_ID)
         self._waiting: dict[str, Message] = {}
+        self._pushed = 0
+
+    def site(self, node: int) -> str:
+        """Name of the site at a node."""
+        return str(self._contexts[node].node_config[_SITE])
 
     def set_run(self, run: Run) -> None:
         """Say which run this is."""
@@ -63,7 +68,8 @@ class LoopGrid(Grid):
         """Keep messages until their replies are pulled."""
         keys = []
         for message in messages:
-            key = f"{len(self._waiting)}-{message.metadata.dst_node_id}"
+            self._pushed += 1
+            key = str(self._pushed)
             self._waiting[key] = message
             keys.append(key)
         return keys
@@ -84,12 +90,8 @@ class LoopGrid(Grid):
         return self._app(message, self._contexts[message.metadata.dst_node_id])
 
 
-def run_in_loop(server_app: ServerApp, sites: Iterable[Site]) -> None:
-    """Run a server app against sites in this process.
-
-    Raises:
-        FedwardError: whatever ends the run; see `Rounds.run`.
-    """
+def loop_grid(sites: Iterable[Site]) -> LoopGrid:
+    """A grid that reaches sites in this process, one node for each."""
     quieten()
     identify(RUN_ID)
     by_name = {site.name: site for site in sites}
@@ -98,5 +100,15 @@ def run_in_loop(server_app: ServerApp, sites: Iterable[Site]) -> None:
         for node, name in enumerate(by_name, start=_FIRST_NODE)
     }
     app = build_client_app(lambda context: by_name[str(context.node_config[_SITE])])
+    return LoopGrid(app, contexts)
+
+
+def run_in_loop(server_app: ServerApp, sites: Iterable[Site]) -> None:
+    """Run a server app against sites in this process.
+
+    Raises:
+        FedwardError: whatever ends the run; see `Rounds.run`.
+    """
+    grid = loop_grid(sites)
     own = Context(RUN_ID, SERVER_NODE_ID, {}, RecordDict({"none": ConfigRecord()}), {})
-    server_app(LoopGrid(app, contexts), own)
+    server_app(grid, own)
