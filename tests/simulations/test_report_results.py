@@ -56,7 +56,7 @@ def test_results_cannot_be_changed() -> None:
 
 
 def test_full_disk_is_one_error() -> None:
-    with pytest.raises(OutputError, match="cannot write /dev/full"):
+    with pytest.raises(OutputError, match="cannot write full: the disk is full"):
         sample_results().save(Path("/dev/full"))
     assert Path("/dev/full").is_char_device()  # it was not replaced by a file
 

@@ -28,8 +28,10 @@ def measure_drift(
     total = {key: np.zeros_like(value) for key, value in before.items()}
     for site, message in replies.accepted.items():
         update = difference(cast("Weights", arrays_of(message)), before)
-        for key, value in update.items():
-            total[key] += np.float32(site_weights[site]) * value
+        # Updates of a diverging run overflow; its cosines are then undefined, which is right.
+        with np.errstate(over="ignore", invalid="ignore"):
+            for key, value in update.items():
+                total[key] += np.float32(site_weights[site]) * value
     result = {}
     for site, message in replies.accepted.items():
         update = difference(cast("Weights", arrays_of(message)), before)

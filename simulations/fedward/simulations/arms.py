@@ -19,7 +19,7 @@ from typing import Literal
 from fedward.client.cohort import Cohort
 from fedward.client.site import RandomnessFor, Site
 from fedward.client.workspace import Workspace
-from fedward.common.errors import FedwardError
+from fedward.common.errors import FedwardError, PrivacyError, RoundError, TrainingError
 from fedward.common.privacy.randomness import SeededRandomness
 from fedward.common.study.schema import (
     AggregationSection,
@@ -47,7 +47,7 @@ class ArmResult:
     Attributes:
         name: which arm.
         outcomes: by site for `local`, else one under `""`.
-        failed: sites whose local training could not finish, and why.
+        failed: trainings that could not finish, and why, under the same keys.
         curve: headline metric after each round.
         sites: the sites that trained, by name, with what they spent.
         seconds: wall time of its rounds.
@@ -62,7 +62,7 @@ class ArmResult:
 
     def outcome_for(self, site: str) -> Outcome | None:
         """The model that this arm offers a site; None if its training failed."""
-        return self.outcomes.get(site) if self.name == "local" else self.outcomes[""]
+        return self.outcomes.get(site if self.name == "local" else "")
 
 
 def arms_of(study: Study) -> tuple[ArmName, ...]:
@@ -110,14 +110,21 @@ def seeded(seed: int, site: str) -> RandomnessFor:
 
 
 def make_site(study: Study, name: str, cohorts: Sequence[Cohort], workspace: Workspace) -> Site:
-    """A virtual hospital."""
-    return Site(
-        name,
-        study,
-        tuple(cohorts),
-        randomness=seeded(study.training.seed, name),
-        workspace=workspace,
-    )
+    """A virtual hospital.
+
+    Raises:
+        PrivacyError: the study's promise cannot be kept there; the message names the site.
+    """
+    try:
+        return Site(
+            name,
+            study,
+            tuple(cohorts),
+            randomness=seeded(study.training.seed, name),
+            workspace=workspace,
+        )
+    except PrivacyError as error:
+        raise PrivacyError(f"site {name}: {error.problem}", hint=error.hint) from error
 
 
 def run_arm(
@@ -142,7 +149,7 @@ def run_arm(
         shown: is told about every round.
 
     Raises:
-        FedwardError: the arm could not be trained at all.
+        FedwardError: `federated` could not be trained; another arm says so in its result.
     """
     own = study_of_arm(study, arm)
     started = time.monotonic()
@@ -171,7 +178,13 @@ def _run_together(
     else:
         sites = {c.site: make_site(study, c.site, [c], workspace) for c in cohorts}
     watcher = Watcher(study, judges, sites, shown=lambda number, metric: shown(arm, number, metric))
-    outcome = _federate(study, sites, watcher, checkpoints)
+    try:
+        outcome = _federate(study, sites, watcher, checkpoints)
+    except (RoundError, TrainingError) as error:
+        if arm == "federated":
+            raise
+        # A baseline that diverges is a finding; it must not cost the result that it is beside.
+        return {}, {"": str(error)}, watcher.curve, sites
     return {"": outcome}, {}, watcher.curve, sites
 
 
@@ -195,7 +208,7 @@ def _run_local(
             curves[name] = watcher.curve
         except FedwardError as error:
             # One hospital that cannot train alone is a finding, not the end of the comparison.
-            failed[name] = error.problem
+            failed[name] = str(error)
         shown("local", math.ceil(done * study.training.rounds / len(cohorts)), None)
     return outcomes, failed, _merge(curves), sites
 

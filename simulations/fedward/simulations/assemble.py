@@ -17,6 +17,7 @@ from fedward.common.table import FeatureTable
 from fedward.common.version import versions
 from fedward.server.rounds import Outcome
 from fedward.simulations.arms import ArmResult
+from fedward.simulations.health import warnings_of
 from fedward.simulations.judging import Judgement, metrics_with_intervals
 from fedward.simulations.report import results as report
 
@@ -87,7 +88,7 @@ def assemble(found: Findings) -> report.Results:
         calibration=_calibration(study, found.judgements, shown),
         cross_site=_cross_site(study, found.cross_site),
         federation_view=_federation_view(study, federated.outcomes[""]),
-        warnings=_warnings(found.arms),
+        warnings=warnings_of(study, found.arms, found.judgements),
         timing=report.Timing(
             seconds=found.seconds, rounds={arm.name: arm.seconds for arm in found.arms}
         ),
@@ -226,17 +227,3 @@ def _federation_view(study: Study, outcome: Outcome) -> report.FederationView | 
     else:
         resolution += f", merged until every cell has at least {study.evaluation.min_cell} patients"
     return report.FederationView(resolution=resolution, metrics=metrics)
-
-
-def _warnings(arms: Sequence[ArmResult]) -> tuple[str, ...]:
-    """Whatever went wrong without ending the run: it is reported, never hidden."""
-    found = []
-    for arm in arms:
-        found += [f"{arm.name}, {site}: {reason}" for site, reason in arm.failed.items()]
-        for outcome in arm.outcomes.values():
-            found += [
-                f"{arm.name}, round {record.round}, {site}: {reason}"
-                for record in outcome.history
-                for site, reason in record.refused.items()
-            ]
-    return tuple(found)

@@ -101,6 +101,4 @@ def simulate(
         return
     screen = Console()
     screen.print(results_table(results))
-    for warning in results.warnings:
-        screen.print(f"note: {warning}", markup=False)
     screen.print(f"Report: {out / 'report.html'}", markup=False)

@@ -61,7 +61,7 @@ def load_study(path: Path) -> Study:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(
-            f"cannot read study file {path}",
+            f"cannot read study file {path.name or path}",
             hint="check the path, or make one with `fedward study new`",
         ) from error
     return parse_study(text, name=path.name)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fedward.common.errors import OutputError
+from fedward.common.files import output_error
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -32,11 +32,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         else:
             _replace(target, content)
     except OSError as error:
-        raise OutputError(
-            f"cannot write {path}",
-            hint=f"{error.strerror or 'the system refused'}; free some space or choose another "
-            "output folder",
-        ) from error
+        raise output_error(path, error) from error
 
 
 def _replace(target: Path, content: bytes) -> None:
