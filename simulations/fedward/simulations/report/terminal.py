@@ -28,6 +28,8 @@ from fedward.simulations.report.words import (
 
 _NAME = 26
 """Columns for a hospital's name at most; longer names are folded."""
+_WORD = 13
+"""Columns for the longest word in a metric's name, indented: words are not broken at 80 columns."""
 _AT_A_SITE = 2
 """Metrics shown for a single hospital: the headline metric and the next one."""
 
@@ -71,9 +73,9 @@ def _table(results: Results, *, one_line: bool) -> Table:
         title_style="bold",
         show_edge=False,
         pad_edge=False,
-        padding=(0, 2, 0, 0),
+        padding=(0, 2 if one_line else 1, 0, 0),
     )
-    table.add_column("Hospital", overflow="fold", max_width=_NAME)
+    table.add_column("Hospital", overflow="fold", min_width=_WORD, max_width=_NAME)
     for arm in results.arms:
         style = "bold" if arm == "federated" else ""
         table.add_column(arm_label(arm), style=style, justify="right")
