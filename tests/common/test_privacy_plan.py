@@ -131,6 +131,9 @@ def test_statistics_take_their_share() -> None:
     assert 0.98 <= alone <= 1.0
     without = make_plan(a_study("epsilon = 4.0\ndelta = 1e-3"), patients=100)
     assert without.noise_multiplier < plan.noise_multiplier
+    assert epsilon(plan.total(), plan.delta) <= 4.0
+    greedy = dataclasses.replace(plan, noise_multiplier=without.noise_multiplier)
+    assert epsilon(greedy.total(), plan.delta) > 4.0
     assert without.statistics_noise_multiplier is None
     with pytest.raises(PrivacyError, match="no statistics"):
         without.statistics_event()
