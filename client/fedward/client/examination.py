@@ -158,9 +158,9 @@ def examine(
     table = source.table.select([*carried, *reads])
     names = [expression.meta.output_name() for expression in carried]
     with refusals(source.label):
-        rows, found = _findings(table, columns, kinds)
+        rows, found = _findings(source, table, columns, kinds)
         values = _values(study, features, target)
-        frame = table.select([*names, *values]).collect(engine="streaming")
+        frame = source.collect(table.select([*names, *values]))
     frame, levels = _coded(study, frame)
     if _several_rows(config) and source.pictures is not None:
         frame = _with_digests(frame, source.pictures)
@@ -176,7 +176,7 @@ def examine(
 
 
 def _findings(
-    table: pl.LazyFrame, columns: list[Column], kinds: Sequence[str]
+    source: Source, table: pl.LazyFrame, columns: list[Column], kinds: Sequence[str]
 ) -> tuple[int, list[ColumnFindings]]:
     """Number of rows, and the findings per column."""
     parts: list[pl.Expr] = [pl.len().alias("rows")]
@@ -195,7 +195,7 @@ def _findings(
         else:
             unknown = column.mapped.filter(column.unknown).unique().sort().head(SHOWN)
             parts.append(unknown.implode().alias(f"{index} unknown_values"))
-    row = table.select(parts).collect(engine="streaming").row(0, named=True)
+    row = source.collect(table.select(parts)).row(0, named=True)
     found = [_of_row(row, i, column, kinds[i]) for i, column in enumerate(columns)]
     return int(row["rows"]), found
 

@@ -7,6 +7,7 @@ makes a `Site` per virtual hospital. All that leaves a site is what these method
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -67,8 +68,8 @@ class Site:
         self.name = name
         self.study = study
         self.spending = Spending()
-        self._training = tuple(cohort.training() for cohort in cohorts)
-        self._testing = tuple(cohort.testing() for cohort in cohorts)
+        self._training = tuple(_units(study, cohort.training()) for cohort in cohorts)
+        self._testing = tuple(_units(study, cohort.testing()) for cohort in cohorts)
         self._randomness = randomness
         self._workspace = workspace
         patients = sum(cohort.patients for cohort in self._training)
@@ -179,3 +180,10 @@ class Site:
     def _module(self, dataset: Dataset) -> torch.nn.Module:
         task = self.study.task
         return self._workspace.module(self.study.model, dataset.inputs.shape, task.outputs)
+
+
+def _units(study: Study, cohort: Cohort) -> Cohort:
+    """The cohort with each unit of privacy as a patient: every row, if the study says `record`."""
+    if study.private and study.privacy.unit == "record":
+        return replace(cohort, patient=np.arange(len(cohort)))
+    return cohort

@@ -21,6 +21,8 @@ from fedward.client.sources.tables import (
 from fedward.common.errors import DataError
 from fedward.common.study import Study
 
+LARGE_BYTES = 32_000_000
+"""Files above this are streamed; see `Source.large`."""
 _PUBLISHED = SplitSection(column="split", train=("train", "val"), test=("test",))
 
 
@@ -47,7 +49,8 @@ def open_source(study: Study, config: SiteConfig, *, cache: Path | None = None) 
         return Source(label, filtered(load_sklearn(str(source.name)), source, label), "target")
     path = existing(config, str(source.path))
     frame = scan_csv(path, source) if source.kind == "csv" else scan_parquet(path)
-    return Source(path.name, filtered(frame, source, path.name))
+    table = filtered(frame, source, path.name)
+    return Source(path.name, table, large=path.stat().st_size > LARGE_BYTES)
 
 
 def _image_folder(config: SiteConfig, cache: Path | None) -> Source:

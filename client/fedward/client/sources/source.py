@@ -61,6 +61,8 @@ class Source:
         target: default name of the outcome's column, if the source prescribes one.
         split: the division that the source itself publishes.
         pictures: the images of the rows.
+        large: too large to be read at once. Small tables are: polars' streaming engine takes
+            seconds to plan hundreds of columns, whatever the number of rows.
     """
 
     label: str
@@ -68,6 +70,11 @@ class Source:
     target: str | None = None
     split: SplitSection | None = None
     pictures: Pictures | None = None
+    large: bool = False
+
+    def collect(self, table: pl.LazyFrame) -> pl.DataFrame:
+        """Work out a table that was derived from this source's."""
+        return table.collect(engine="streaming" if self.large else "in-memory")
 
     def columns(self) -> dict[str, pl.DataType]:
         """Local columns and their types, without `ROW`."""
