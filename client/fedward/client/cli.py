@@ -118,14 +118,13 @@ def check_data(
 def _show(report: QualityReport, *, as_json: bool, out: Path | None) -> None:
     if as_json:
         text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False)
-    elif out is None:
-        Console().print(render(report))
-        return
     else:
-        page = Console(file=io.StringIO(), width=100, color_system=None)
+        # Captured: rich would end the process itself if the reader of a pipe is gone.
+        wide = Console(file=io.StringIO(), width=100, color_system=None)
+        page = Console() if out is None else wide
         with page.capture() as capture:
             page.print(render(report))
-        text = capture.get()
+        text = capture.get().removesuffix("\n")
     if out is None:
         typer.echo(text)
         return

@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -196,14 +197,19 @@ def _fail(error: BaseException, command: str | None, *, debug: bool) -> int:
         traceback.print_exception(error, file=sys.stderr)
     refusal = _as_refusal(error)
     if refusal is not None:
-        click.echo(f"error: {_one_line(str(refusal))}", err=True)
+        _tell(f"error: {_one_line(str(refusal))}")
         return refusal.exit_code
-    click.echo(
+    _tell(
         f"error: this is a defect in fedward: {type(error).__name__} {_place(error.__traceback__)};"
-        " run again with `fedward --debug …` to see where, and please report it",
-        err=True,
+        " run again with `fedward --debug …` to see where, and please report it"
     )
     return DEFECT
+
+
+def _tell(line: str) -> None:
+    """Write to standard error; if that is a full disk or closed, the exit code must do."""
+    with suppress(OSError):
+        click.echo(line, err=True)
 
 
 def _as_refusal(error: BaseException) -> FedwardError | None:

@@ -100,5 +100,8 @@ def simulate(
         typer.echo(results.model_dump_json())
         return
     screen = Console()
-    screen.print(results_table(results))
-    screen.print(f"Report: {out / 'report.html'}", markup=False)
+    # Captured and echoed: rich would end the process itself if the reader of a pipe is gone.
+    with screen.capture() as page:
+        screen.print(results_table(results))
+        screen.print(f"Report: {out / 'report.html'}", markup=False)
+    typer.echo(page.get(), nl=False)
