@@ -7,7 +7,7 @@ reservation. ε is computed from all of them together, never summed per round.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from fedward.common.errors import PrivacyError
 from fedward.common.privacy.events import PrivacyEvent, event_from_dict, event_to_dict
@@ -42,6 +42,8 @@ class Charge:
             PrivacyError: a field is missing or unknown; nothing may be trained on a broken record.
         """
         try:
+            if data["group"] not in get_args(Group):
+                raise ValueError("no such group")  # it would never be counted
             return Charge(int(data["round"]), data["group"], event_from_dict(data["event"]))
         except (KeyError, TypeError, ValueError) as error:
             raise PrivacyError(
