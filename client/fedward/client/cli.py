@@ -64,10 +64,11 @@ The smallest site.toml:
 
 \b
 More that a site.toml can say:
-  [source]   kind = csv, parquet, images, medmnist or sklearn; path, with ${VARIABLES};
-             filter = "age >= 18 AND sex = 'F'"; null_values = ["?", "NA"]; separator = ";";
-             decimal_comma = true; columns = [..] for a file without a header line;
-             labels and file: the table of a picture folder and its column of file names
+  [source]   kind = csv, parquet, images, medmnist or sklearn;
+             path, with ${VARIABLES}; filter = "age >= 18 AND sex = 'F'";
+             null_values = ["?", "NA"]; separator = ";"; decimal_comma = true;
+             columns = [..] for a file without a header line;
+             labels: the table of a picture folder; file: its column of names
   [patients] column, or one_row_per_patient = true
   [split]    column, train, test: a published division
   [target]   column; values = {"0" = "no", "1" = "yes"}; or threshold = 0.5

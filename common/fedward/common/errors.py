@@ -78,7 +78,7 @@ class PrivacyError(FedwardError):
 
 
 class TrainingError(FedwardError):
-    """Training cannot go on: it diverged or produced values that are not finite."""
+    """Training cannot go on: it diverged or gave values that are not finite."""
 
     exit_code = 7
 

@@ -38,7 +38,7 @@ Examples:
 
 \b
 Writes to the output folder, all of it or nothing:
-  report.html          everything in words and pictures, opens without internet
+  report.html          the findings in words and pictures, for any browser
   results.json         every figure of the table and the curves
   predictions.parquet  truth and scores of the test patients
   model/               for `fedward predict`, with MODEL_CARD.md
