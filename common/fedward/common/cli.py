@@ -63,7 +63,7 @@ which privacy cost. The same file drives a simulation on one machine and, later,
 \b
 Examples:
   fedward study new --modality tabular    write an annotated study.toml
-  fedward study show study.toml           what would leave a hospital, in words
+  fedward study show study.toml           what would leave a hospital
   fedward simulate study.toml --out OUT   run it over virtual hospitals
   fedward predict OUT/model patients.csv  score new patients
 
