@@ -184,3 +184,35 @@ def test_weights_that_do_not_fit_are_refused() -> None:
     ):
         answer = ask(app, records.TRAIN, content(study, wrong, **config))
         assert answer.error.code == 8
+
+
+def test_a_message_without_a_study_is_refused() -> None:
+    app = build_client_app(lambda _context: a_site(small_study()))
+    assert ask(app, records.INTRODUCE, RecordDict()).error.code == 3
+
+
+def spoilt() -> list[RecordDict]:
+    study = small_study()
+    weights, _, config = started(study)
+    bad = Array("float32", (3,), "numpy.ndarray", b"this is not an array")
+    unreadable = content(study, weights, **config)
+    unreadable[records.ARRAYS] = ArrayRecord({"weight": bad, "bias": bad})
+    return [
+        content(study),
+        content(study, weights),
+        content(study, None, **config),
+        content(study, weights, **{**config, records.TRANSFORM: "{"}),
+        content(study, weights, **{**config, records.TRANSFORM: 3}),
+        content(study, weights, **{**config, records.ROUND: "first"}),
+        unreadable,
+    ]
+
+
+@pytest.mark.parametrize("case", range(7))
+@pytest.mark.parametrize("kind", [records.TRAIN, records.EVALUATE])
+def test_a_message_that_cannot_be_read_is_refused_and_costs_nothing(kind: str, case: int) -> None:
+    site = a_site(small_study())
+    answer = ask(build_client_app(lambda _context: site), kind, spoilt()[case])
+    assert answer.has_error()
+    assert answer.error.code != 1
+    assert site.spending.charges == ()

@@ -8,6 +8,7 @@ whose reason is fedward's own one-line message, which never holds anything priva
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 
 from fedward.client.site import Site
 from fedward.common import records
-from fedward.common.errors import FedwardError, StudyError
+from fedward.common.errors import FedwardError, RoundError, StudyError
 from fedward.common.preprocess import Transform
 from fedward.common.study import study_hash
 from fedward.common.tensors import Weights
@@ -93,12 +94,12 @@ def _statistics(site: Site, _message: Message) -> RecordDict:
 
 
 def _train(site: Site, message: Message) -> RecordDict:
-    config = _config(message)
+    task = _Task.read(message)
     weights = site.train(
-        _weights(message),
-        _transform(config),
-        round_number=int(cast("int", config[records.ROUND])),
-        proximal_mu=float(cast("float", config.get(records.PROXIMAL_MU, 0.0))),
+        task.weights,
+        task.transform,
+        round_number=task.round,
+        proximal_mu=task.proximal_mu,
     )
     return RecordDict(
         {
@@ -109,12 +110,8 @@ def _train(site: Site, message: Message) -> RecordDict:
 
 
 def _evaluate(site: Site, message: Message) -> RecordDict:
-    config = _config(message)
-    counts = site.evaluate(
-        _weights(message),
-        _transform(config),
-        round_number=int(cast("int", config[records.ROUND])),
-    )
+    task = _Task.read(message)
+    counts = site.evaluate(task.weights, task.transform, round_number=task.round)
     arrays = {} if counts is None else counts.to_arrays()
     released = 0.0 if counts is None else 1.0
     return RecordDict(
@@ -125,18 +122,45 @@ def _evaluate(site: Site, message: Message) -> RecordDict:
     )
 
 
+@dataclass(frozen=True)
+class _Task:
+    """What the server asks for in a round."""
+
+    weights: Weights
+    transform: Transform
+    round: int
+    proximal_mu: float
+
+    @staticmethod
+    def read(message: Message) -> _Task:
+        """Read a message.
+
+        Raises:
+            RoundError: it is not as it must be. Says nothing about the site.
+        """
+        config = _config(message)
+        try:
+            return _Task(
+                weights=_weights(message),
+                transform=Transform.from_json(cast("str", config[records.TRANSFORM])),
+                round=int(cast("int", config[records.ROUND])),
+                proximal_mu=float(cast("float", config.get(records.PROXIMAL_MU, 0.0))),
+            )
+        except (KeyError, TypeError, ValueError, EOFError) as error:
+            raise RoundError(
+                "the server's message cannot be read",
+                hint="check that server and site run the same version of fedward",
+            ) from error
+
+
 def _array_record(arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
     return ArrayRecord({key: Array(value) for key, value in arrays.items()})
 
 
 def _config(message: Message) -> ConfigRecord:
-    return cast("ConfigRecord", message.content[records.CONFIG])
+    return message.content.config_records.get(records.CONFIG) or ConfigRecord()
 
 
 def _weights(message: Message) -> Weights:
-    arrays = cast("ArrayRecord", message.content[records.ARRAYS])
+    arrays = message.content.array_records[records.ARRAYS]
     return {key: array.numpy().astype(np.float32, copy=False) for key, array in arrays.items()}
-
-
-def _transform(config: ConfigRecord) -> Transform:
-    return Transform.from_json(cast("str", config[records.TRANSFORM]))

@@ -105,7 +105,7 @@ def make_cohort(
     codes = rng.integers(0, len(_CATEGORIES), (rows, len(study.data.categorical)))
     slopes = np.where(np.arange(numeric.shape[1]) % 2, -2.0, 2.0)
     signal = (numeric - shift) @ slopes + codes.sum(axis=1) - codes.shape[1]
-    target = _outcome(study, signal + rng.normal(0.0, 0.5, rows))
+    target = _outcome(study, signal + rng.normal(0.0, 1.5, rows))
     numeric[rng.random(numeric.shape) < missing] = np.nan
     codes[rng.random(codes.shape) < missing] = MISSING
     chosen = (np.arange(patients) * holdout) % 1.0 >= 1.0 - holdout
