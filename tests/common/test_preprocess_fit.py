@@ -91,9 +91,6 @@ def test_features_that_nobody_knows_are_refused():
 def test_missing_sums_are_refused():
     with pytest.raises(RoundError, match="no sums"):
         fit(make_study(AGE))
-    site = make_study(AGE, standardise="site", impute="site")
-    with pytest.raises(RoundError, match="no sums"):
-        fit(site, federated=fit(site))
 
 
 noisy = st.floats(-1e4, 1e4)

@@ -68,11 +68,15 @@ def read_table(study: Study, path: Path, *, site: Path | None = None) -> NewPati
         types = dict(frame.collect_schema())
     patient = _patient_column(config, types)
     wanted = [_local(feature, config, types, path.name) for feature in study.data.features]
-    columns = [feature_column(f, study.data, config, types) for f in study.data.features]
+    columns = [
+        feature_column(feature, study, config, types, f"cell {index}")
+        for index, feature in enumerate(study.data.features)
+    ]
     if patient is not None:
         wanted.append(patient)
     with _readable(path):
         rows = frame.select(list(dict.fromkeys(wanted))).collect()
+        rows = rows.with_columns(read for column in columns for read in column.reads)
         _check_rows(study, columns, rows, path.name)
         # with_columns, not select: a column of lists is one null, to be repeated for every row.
         cleaned = [c.value.alias(f"{ROW} {i}") for i, c in enumerate(columns)]

@@ -24,8 +24,8 @@ from fedward.client.statistics import site_statistics
 from fedward.common.errors import ModelError, OutputError, SiteConfigError
 from fedward.common.files import write_atomic
 from fedward.common.models.bundle import Bundle, load_bundle
-from fedward.common.preprocess import Transform, fit, needs_site
-from fedward.common.study.schema import PrivacySection, Study
+from fedward.common.preprocess import Transform, fit_site, needs_site
+from fedward.common.study.schema import Study
 from fedward.common.table import Features
 
 
@@ -139,10 +139,7 @@ def _transform(bundle: Bundle, reference: Path | None, site: Path | None) -> Tra
             hint="add --reference TABLE with your hospital's patients, such as those it trained on",
         )
     own = _read(study, reference, site).features
-    # The promise of a private study is about training. Here nothing is released or learnt: the
-    # hospital looks at its own table, and exact sums are right.
-    plain = study.model_copy(update={"privacy": PrivacySection(mode="none")})
-    return fit(plain, site_statistics(plain, own, np.arange(len(own))), federated=transform)
+    return fit_site(study, transform, site_statistics(study, own, np.arange(len(own))))
 
 
 def _check_transform(study: Study, transform: Transform) -> None:

@@ -53,7 +53,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a whole file, or leave what was there.
 
     The content goes to a temporary file in the same folder, is flushed to the disk, and takes the
-    name in one step. Text is written as UTF-8.
+    name in one step. Text is written as UTF-8. What is there and is neither a file nor a folder (a
+    pipe, `/dev/stdout`) is written to directly: it must never be replaced.
 
     Raises:
         OutputError: the file cannot be written (full disk, no permission, no such folder).
@@ -61,6 +62,9 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     content = data.encode() if isinstance(data, str) else data
     partial = _sibling(path, "partial")
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            path.write_bytes(content)
+            return
         with partial.open("xb") as stream:
             stream.write(content)
             stream.flush()

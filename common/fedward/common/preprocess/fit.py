@@ -36,18 +36,15 @@ _DROWNED = 3.0
 """A noised count of fewer standard errors than this says nothing."""
 
 
-def fit(
-    study: Study, statistics: Statistics | None = None, *, federated: Transform | None = None
-) -> Transform:
-    """Make the transform that all sites share, or complete it at one site.
+def fit(study: Study, statistics: Statistics | None = None) -> Transform:
+    """Make the transform that all sites share.
 
     Args:
         study: says where each value comes from.
         statistics: sums over all sites, needed if `needs_federated(study)`.
-        federated: the shared transform, to be completed with the sums of one site; see `fit_site`.
 
     Returns:
-        The transform; not `complete` if `needs_site(study)` and `federated` is not given.
+        The transform; not `complete` if `needs_site(study)`: then each site calls `fit_site`.
 
     Raises:
         DataError: a feature has no value at any site (or in too few patients everywhere).
@@ -55,11 +52,9 @@ def fit(
         RoundError: the study needs sums and there are none.
     """
     shared = needs_federated(study)
-    if statistics is None and (shared or federated is not None):
+    if statistics is None and shared:
         raise RoundError("no sums for preprocessing", hint="collect them from the sites first")
     if statistics is not None:
-        if federated is not None:
-            return fit_site(study, federated, statistics)
         _check_noise(study, statistics)
     pre = study.preprocess
     own = needs_site(study)

@@ -12,9 +12,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from fedward.common.files import write_atomic
 from fedward.simulations.report import charts, views
 from fedward.simulations.report.explain import summary
-from fedward.simulations.report.files import write_atomically
 from fedward.simulations.report.glossary import glossary
 from fedward.simulations.report.results import OVERALL, Results
 from fedward.simulations.report.selection import chosen_sites, selection_note
@@ -29,7 +29,7 @@ def write_report(results: Results, path: Path) -> None:
     Raises:
         OutputError: the disk is full or the folder cannot be written.
     """
-    write_atomically(path, render(results).encode())
+    write_atomic(path, render(results))
 
 
 def render(results: Results) -> str:

@@ -16,17 +16,16 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from fedward.common.errors import OutputError
+from fedward.common.files import write_atomic
+from fedward.common.models.provenance import NOTICE
 from fedward.common.study.schema import Study
 from fedward.common.validation import explain
-from fedward.simulations.report.files import write_atomically
 
 OVERALL = "overall"
 """The key that stands for all sites together, wherever a site's name could stand."""
 
 ARMS = ("local", "federated", "federated_no_dp", "pooled")
 """The ways of training that a simulation compares, in the order in which they are shown."""
-
-NOTICE = "simulated: noise and sampling were reproducible; not for release"
 
 
 def _undefined_is_none(value: Any) -> Any:
@@ -251,7 +250,7 @@ class Results(Part):
         Raises:
             OutputError: the disk is full or the folder cannot be written.
         """
-        write_atomically(path, (self.model_dump_json(indent=1) + "\n").encode())
+        write_atomic(path, self.model_dump_json(indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Results:
