@@ -245,3 +245,19 @@ def test_drift_is_measured_against_the_weighted_mean_update() -> None:
         cosine = update @ average / length / np.linalg.norm(average)
         assert record.drift[site.name].norm == pytest.approx(length, rel=1e-5)
         assert record.drift[site.name].cosine == pytest.approx(cosine, rel=1e-5)
+
+
+def test_equal_weights_stay_equal_where_sites_send_their_sums() -> None:
+    """Sums for preprocessing tell the server every site's size; it must not use it."""
+    preprocess = {"standardise": "federated"}
+    study = small_study(preprocess=preprocess, training={"rounds": 1})
+    cohorts = make_cohorts(study, 3)
+    outcome = run(study, cohorts)
+    start = first_weights(study, outcome.transform)
+    local = [
+        wide(site.train(start, outcome.transform, round_number=1, proximal_mu=0.0))
+        for site in make_sites(study, cohorts)
+    ]
+    expected = mean(local, np.full(3, 1 / 3))
+    for name, value in outcome.weights.items():
+        np.testing.assert_allclose(value, expected[name], atol=1e-6)

@@ -11,15 +11,18 @@ import pytest
 from fedward.client.cohort import Cohort
 from fedward.client.workspace import Workspace
 from fedward.common.errors import PrivacyError, RoundError, TrainingError
+from fedward.common.preprocess import fit
 from fedward.common.study import Study
 from fedward.common.tensors import Weights
 from fedward.server.checkpoints import NoCheckpoints
+from fedward.server.preparation import first_weights
 from fedward.simulations.arms import (
     ArmName,
     ArmResult,
     arms_of,
     make_site,
     run_arm,
+    seeded,
     study_of_arm,
 )
 from fedward.simulations.engines.flaky import run_flaky
@@ -257,3 +260,32 @@ def test_a_site_that_cannot_keep_the_promise_is_named() -> None:
     cohorts = [*make_cohorts(study, 2), make_cohort(study, "tiny", patients=4)]
     with pytest.raises(PrivacyError, match="site tiny: "):
         run(study, "federated", cohorts)
+
+
+def test_every_site_purpose_round_and_seed_has_randomness_of_its_own() -> None:
+    """Two hospitals with the same noise would let it be subtracted."""
+    streams = [
+        seeded(seed, site)(purpose, number).normal(4).tobytes()
+        for seed in (1, 2)
+        for site in ("a", "b")
+        for purpose in ("training", "evaluation")
+        for number in (1, 2)
+    ]
+    assert len(set(streams)) == 16
+    assert seeded(1, "a")("training", 1).normal(4).tobytes() == streams[0]
+
+
+def test_sites_draw_from_streams_of_their_own() -> None:
+    study = small_study()
+    workspace = Workspace()
+    cohort = make_cohort(study, "same")
+    first, second = (make_site(study, name, [cohort], workspace) for name in ("a", "b"))
+    other = study.model_copy(update={"training": study.training.model_copy(update={"seed": 8})})
+    third = make_site(other, "a", [cohort], workspace)
+    transform = fit(study)
+    start = first_weights(study, transform)
+    updates = [
+        site.train(start, transform, round_number=1, proximal_mu=0.0)["weight"].tobytes()
+        for site in (first, second, third)
+    ]
+    assert len(set(updates)) == 3
