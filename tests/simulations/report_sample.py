@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from fedward.client.spending import Charge
+from fedward.common.privacy.events import GaussianRelease, SampledGaussian
 from fedward.simulations.report.results import (
     CalibrationBin,
     CrossSite,
@@ -174,18 +176,18 @@ def _privacy(i: int, rounds: int) -> SitePrivacy:
     last = 1.9 - 0.12 * (i % 4)
     steps = np.arange(1, rounds + 1)
     spent = 0.3 + (last - 0.3) * np.sqrt(steps / rounds)
-    event = {"kind": "sampled_gaussian", "sampling_probability": 0.125, "noise_multiplier": 2.31,
-             "steps": 8}  # fmt: skip
+    step = SampledGaussian(sampling_probability=0.125, noise_multiplier=2.31, steps=8)
+    charges = [
+        Charge(0, "training", GaussianRelease(14.2, 1, "statistics")),
+        *(Charge(number, "training", step) for number in range(1, rounds + 1)),
+        Charge(rounds, "testing", GaussianRelease(19.0, 1, "evaluation")),
+    ]
     return SitePrivacy(
         epsilon=last,
         delta=1e-3,
         unit="patient",
         crosscheck=last + 0.01,
-        events=(
-            {"kind": "gaussian", "noise_multiplier": 14.2, "count": 1, "purpose": "statistics"},
-            *(event,) * rounds,
-            {"kind": "gaussian", "noise_multiplier": 19.0, "count": 1, "purpose": "evaluation"},
-        ),
+        events=tuple(charge.to_dict() for charge in charges),
         per_round=tuple(float(x) for x in spent),
     )
 

@@ -222,3 +222,10 @@ def test_little_to_show_is_still_a_report(task: str) -> None:
 def test_full_disk_is_one_error() -> None:
     with pytest.raises(OutputError):
         write_report(sample_results(), Path("/dev/full"))
+
+
+def test_releases_are_said_in_words() -> None:
+    text = " ".join(Page(render(sample_results(rounds=20))).words)
+    assert "20 × 8 DP-SGD steps on 12.5 % of the patients, noise σ/C = 2.31" in text
+    assert "statistics with noise σ/C = 14.2" in text
+    assert "evaluation with noise σ/C = 19" in text

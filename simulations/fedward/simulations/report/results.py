@@ -148,8 +148,9 @@ class DriftPoint(Part):
 class SitePrivacy(Part):
     """What was really spent at one site.
 
-    `crosscheck` is the same ε by a second accountant, `events` are the accounted releases, and
-    `per_round[k]` is the total ε after round k + 1.
+    `crosscheck` is the same ε by a second accountant. `events` are the accounted releases, each
+    `{round, group, event}`: `group` says whose patients (training or testing), `event` is as
+    `privacy.events.event_from_dict` reads it. `per_round[k]` is the total ε after round k + 1.
     """
 
     epsilon: Number

@@ -214,7 +214,7 @@ def privacy_rows(results: Results) -> tuple[Row, ...]:
 
 
 def _releases(events: tuple[dict[str, Any], ...]) -> list[str]:
-    counts = Counter(_event_text(event) for event in events)
+    counts = Counter(_event_text(charge["event"]) for charge in events)
     return [f"{count} × {text}" if count > 1 else text for text, count in counts.items()]
 
 
