@@ -261,3 +261,12 @@ def test_equal_weights_stay_equal_where_sites_send_their_sums() -> None:
     expected = mean(local, np.full(3, 1 / 3))
     for name, value in outcome.weights.items():
         np.testing.assert_allclose(value, expected[name], atol=1e-6)
+
+
+def test_first_weights_are_drawn_from_the_studys_seed() -> None:
+    def drawn(seed: int) -> bytes:
+        study = small_study(training={"seed": seed})
+        return first_weights(study, fit(study))["weight"].tobytes()
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
