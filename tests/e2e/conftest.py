@@ -275,10 +275,20 @@ def write_site(folder: Path, name: str, seed: int, patients: int = 60) -> None:
     (folder / f"{name}.toml").write_text(SITE.format(name=name))
 
 
+def _make_files(folder: Path) -> Files:
+    (folder / "study.toml").write_text(STUDY)
+    for seed, name in enumerate(("north", "south")):
+        write_site(folder, name, seed)
+    return Files(folder)
+
+
+@pytest.fixture(scope="session")
+def make_files() -> Callable[[Path], Files]:
+    """Write `Files` into a folder."""
+    return _make_files
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> Files:
     """See `Files`."""
-    (tmp_path / "study.toml").write_text(STUDY)
-    for seed, name in enumerate(("north", "south")):
-        write_site(tmp_path, name, seed)
-    return Files(tmp_path)
+    return _make_files(tmp_path)

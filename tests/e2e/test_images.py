@@ -84,7 +84,7 @@ def test_hospitals_with_few_pictures_learn_more_together(
 def test_a_folder_of_pictures_with_privacy(tmp_path: Path, fedward: Any) -> None:
     draw = np.random.default_rng(7)
     for number, name in enumerate(SITES):
-        pictures["write_folder"](tmp_path / name, *pictures["make"](draw, 160, number, spot=200.0))
+        pictures["write_folder"](tmp_path / name, *pictures["make"](draw, 120, number, spot=200.0))
         (tmp_path / f"{name}.toml").write_text(pictures["FOLDER_SITE"].format(name=name))
     write_study(
         tmp_path,

@@ -17,19 +17,26 @@ import pytest
 FINISHED = {"results.json", "report.html", "predictions.parquet", "model"}
 STUDY = "study.toml"
 DP = ('mode = "none"', 'mode = "dp"\ndelta = 1e-3\nepsilon = 5.0')
-ARMS = ("compare = []", 'compare = ["local", "federated_no_dp", "pooled"]')
 
 
-def long_private_study(files: Any) -> None:
-    """All arms, with noise and momentum at the server: everything that a checkpoint must carry."""
-    files.edit(
-        STUDY,
-        DP,
-        ARMS,
-        ("rounds = 3", "rounds = 10"),
-        ('name = "fedavg"', 'name = "fedavgm"\nmomentum = 0.5'),
-        ("[evaluation]", '[aggregation]\nweights = "equal"\n[evaluation]'),
-    )
+LONG = (
+    DP,
+    ("compare = []", 'compare = ["local", "federated_no_dp", "pooled"]'),
+    ("rounds = 3", "rounds = 8"),
+    ('name = "fedavg"', 'name = "fedavgm"\nmomentum = 0.5'),
+    ("[evaluation]", '[aggregation]\nweights = "equal"\n[evaluation]'),
+)
+"""All arms, noise, and momentum at the server: everything that a checkpoint must carry."""
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, make_files: Any, warm: Any) -> Path:
+    """The output of the long study, run without a break."""
+    files = make_files(tmp_path_factory.mktemp("unbroken"))
+    files.edit(STUDY, *LONG)
+    done = warm("simulate", STUDY, cwd=files.folder)
+    assert done.code == 0, done.err
+    return Path(files.out)
 
 
 def results(out: Path) -> dict[str, Any]:
@@ -51,12 +58,9 @@ def hidden(out: Path) -> list[str]:
 
 
 def test_ctrl_c_then_resume_is_as_if_nothing_had_happened(
-    files: Any, warm: Any, stopped: Any
+    files: Any, unbroken: Path, warm: Any, stopped: Any
 ) -> None:
-    long_private_study(files)
-    whole = warm("simulate", STUDY, "--out", "whole", cwd=files.folder)
-    assert whole.code == 0, whole.err
-
+    files.edit(STUDY, *LONG)
     done = stopped(
         "simulate", STUDY, cwd=files.folder, arm="Federated", round_number=4, signal=signal.SIGINT
     )
@@ -71,13 +75,14 @@ def test_ctrl_c_then_resume_is_as_if_nothing_had_happened(
     again = warm("simulate", STUDY, "--resume", cwd=files.folder)
     assert (again.code, again.errors) == (0, [])
     assert "Federated: round 1 of" not in again.err, "it began again instead of going on"
-    assert results(files.out) == results(files.folder / "whole")
-    assert contents(files.out) == contents(files.folder / "whole")
+    assert results(files.out) == results(unbroken)
+    assert contents(files.out) == contents(unbroken)
 
 
-def test_kill_9_at_any_time_then_resume(files: Any, warm: Any, stopped: Any) -> None:
-    long_private_study(files)
-    assert warm("simulate", STUDY, "--out", "whole", cwd=files.folder).code == 0
+def test_kill_9_at_any_time_then_resume(
+    files: Any, unbroken: Path, warm: Any, stopped: Any
+) -> None:
+    files.edit(STUDY, *LONG)
     draw = np.random.default_rng(5)
     options: list[str] = []
     for arm in ("Federated", "Federated without DP", "Pooled"):
@@ -87,7 +92,7 @@ def test_kill_9_at_any_time_then_resume(files: Any, warm: Any, stopped: Any) -> 
             *options,
             cwd=files.folder,
             arm=arm,
-            round_number=int(draw.integers(2, 9)),
+            round_number=int(draw.integers(2, 8)),
             signal=signal.SIGKILL,
         )
         assert done.code == -signal.SIGKILL
@@ -97,8 +102,8 @@ def test_kill_9_at_any_time_then_resume(files: Any, warm: Any, stopped: Any) -> 
     (files.out / "checkpoints" / "pooled" / f".round-000003.safetensors.{'a' * 16}.partial").touch()
     (files.out / f".results.json.{'b' * 16}.partial").mkdir()
     assert warm("simulate", STUDY, "--resume", cwd=files.folder).code == 0
-    assert results(files.out) == results(files.folder / "whole")
-    assert contents(files.out) == contents(files.folder / "whole")
+    assert results(files.out) == results(unbroken)
+    assert contents(files.out) == contents(unbroken)
     assert hidden(files.out) == []
 
 
@@ -112,9 +117,9 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(files: Any, warm: Any) -
 
 
 @pytest.mark.parametrize("limit", [1_100, 2_500, 8_000, 40_000])
-def test_no_room_for_a_file(limit: int, files: Any, fedward: Any) -> None:
+def test_no_room_for_a_file(limit: int, files: Any, warm: Any) -> None:
     """Files may not grow beyond a limit: the first, a checkpoint, the model card, the report."""
-    done = fedward("simulate", STUDY, cwd=files.folder, file_limit=limit)
+    done = warm("simulate", STUDY, cwd=files.folder, file_limit=limit)
     assert_cannot_write(done)
     assert FINISHED & {path.name for path in files.out.iterdir()} == set()
     assert hidden(files.out) == []

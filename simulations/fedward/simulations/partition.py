@@ -222,7 +222,9 @@ def _problem(
     """What is wrong with a division and which setting helps, or None."""
     sites = len(names)
     site, test = assigned[first], cohort.test[first]
-    drawn = "another kind or seed" if spec.kind == "column" else "a larger alpha, fewer sites"
+    drawn = {"column": "another kind or seed", "iid": "fewer sites, another seed"}.get(
+        spec.kind, "a larger alpha, fewer sites"
+    )
     small = np.bincount(site, minlength=sites) < spec.min_patients
     if small.any():
         where = names[int(np.argmax(small))]
