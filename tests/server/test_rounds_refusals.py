@@ -18,6 +18,7 @@ from fedward.common.errors import (
     StudyError,
     TrainingError,
 )
+from fedward.common.metrics import evaluate
 from fedward.common.study import Study
 from fedward.server.rounds import Outcome
 from fedward.simulations.engines.flaky import (
@@ -362,7 +363,25 @@ def test_counts_below_the_minimum_cell_stay_at_the_site() -> None:
 
 
 def test_overall_is_computed_from_added_counts_not_from_means() -> None:
-    record = run([], evaluation={"min_cell": 1}).history[-1]
-    sites = [record.evaluation[f"site-{index + 1}"] for index in range(SITES)]
-    mean = np.mean([site["auroc"] for site in sites if site["auroc"] is not None])
-    assert record.evaluation["overall"]["auroc"] != pytest.approx(mean, abs=1e-6)
+    study = small_study(evaluation={"min_cell": 1})
+    cohorts = make_cohorts(study, SITES, patients=24)
+    outcome = run_flaky(study, make_sites(study, cohorts))
+    counts = []
+    for site in make_sites(study, cohorts):
+        found = site.evaluate(outcome.weights, outcome.transform, round_number=2)
+        assert found is not None
+        counts.append(found)
+    metrics = outcome.history[-1].evaluation
+    for name, expected in evaluate(sum(counts[1:], start=counts[0])).items():
+        assert metrics["overall"].get(name) == expected
+    sites = [metrics[f"site-{index + 1}"]["auroc"] for index in range(SITES)]
+    mean = np.mean([value for value in sites if value is not None])
+    assert metrics["overall"]["auroc"] != pytest.approx(mean, abs=1e-6)
+
+
+def test_a_site_that_both_answers_and_refuses_does_not_count() -> None:
+    def both(request: Message, reply: Message) -> list[Message]:
+        return [reply, *refused(5, "no")(request, reply)]
+
+    for record in run([Fault("site-2", both)]).history:
+        assert record.refused == {"site-2": "answered twice, and not the same"}
