@@ -17,6 +17,7 @@ from typing import Any
 PRELOADED = (
     "fedward.client.cli",
     "fedward.client.predict_cli",
+    "fedward.client.private",
     "fedward.simulations.cli",
     "fedward.simulations.progress",
     "fedward.simulations.simulate",

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from fedward.client.cohort import Cohort
 from fedward.client.dataset import Dataset, join, to_dataset
 from fedward.client.evaluation import predict
-from fedward.client.private import PrivateGradients
 from fedward.client.spending import Spending
 from fedward.client.statistics import local_statistics, site_statistics
 from fedward.client.training import (
@@ -173,6 +172,9 @@ class Site:
     def _gradients(self, dataset: Dataset, randomness: Randomness) -> GradientSource:
         kind = self.study.task.kind
         if self.plan is not None:
+            # Imported here: opacus takes seconds to load, and a study without privacy needs none.
+            from fedward.client.private import PrivateGradients
+
             return PrivateGradients(dataset, self.plan, kind, randomness)
         batch_size = self.study.training.batch_size
         return ShuffledBatches(dataset, kind, batch_size=batch_size, randomness=randomness)
