@@ -310,6 +310,26 @@ def test_the_unspoilt_files_pass(files: Any, warm: Any) -> None:
     assert "Warning" not in done.out
 
 
+def test_progress_is_a_few_plain_lines(files: Any, warm: Any) -> None:
+    """Also with more sites than rounds."""
+    files.edit(
+        "study.toml",
+        (SITES, 'source = "north.toml"\npartition = {kind = "iid", sites = 5, min_patients = 8}'),
+        ("compare = []", 'compare = ["local"]'),
+        ("rounds = 3", "rounds = 2"),
+        ('modality = "tabular"', 'modality = "tabular"\nsingle_class = "allow"'),
+    )
+    done = warm("simulate", "study.toml", cwd=files.folder)
+    assert (done.code, done.errors) == (0, [])
+    shown = [line.partition(",")[0] for line in done.err.splitlines()]
+    assert shown == [
+        "Federated: round 1 of 2",
+        "Federated: round 2 of 2",
+        "Local only: round 1 of 2",
+        "Local only: round 2 of 2",
+    ]
+
+
 def test_a_real_process_says_the_same(files: Any, fedward: Any) -> None:
     files.edit("south.csv", (",M,", ",X,"))
     done = fedward("simulate", "study.toml", cwd=files.folder)

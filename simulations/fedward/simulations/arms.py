@@ -10,7 +10,6 @@ So a baseline runs the very code that it is compared with, and differs only in w
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -209,7 +208,10 @@ def _run_local(
         except FedwardError as error:
             # One hospital that cannot train alone is a finding, not the end of the comparison.
             failed[name] = str(error)
-        shown("local", math.ceil(done * study.training.rounds / len(cohorts)), None)
+        # Progress is counted in rounds; with more sites than rounds, most sites complete none.
+        before, now = ((n * study.training.rounds) // len(cohorts) for n in (done - 1, done))
+        if now > before:
+            shown("local", now, None)
     return outcomes, failed, _merge(curves), sites
 
 
