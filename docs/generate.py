@@ -26,10 +26,11 @@ _LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 def cli_page() -> str:
     """docs/cli.md: the `--help` of every command."""
     parts = [GENERATED, "", "# The fedward command", ""]
+    top = click.Context(root, info_name="fedward", terminal_width=WIDTH, **root.context_settings)
     for words, command in _commands():
-        context = click.Context(
-            command, info_name=words, terminal_width=WIDTH, max_content_width=WIDTH
-        )
+        # Below the root's context, as when it is invoked: settings are inherited from there.
+        inner = click.Context(command, top, words.removeprefix("fedward "), terminal_width=WIDTH)
+        context = top if command is root else inner
         title = f"{'#' * min(2 + words.count(' '), 4)} {words}"
         parts += [title, "", "```", command.get_help(context).rstrip(), "```", ""]
     return "\n".join(parts)

@@ -224,10 +224,11 @@ def _as_refusal(error: BaseException) -> FedwardError | None:
 
 def _place(trace: TracebackType | None) -> str:
     """Our own innermost file and line, and no more: the exception's text may quote data."""
-    for frame in reversed(traceback.extract_tb(trace)):
-        if "fedward" in Path(frame.filename).parts:
-            return f"at {Path(frame.filename).name}, line {frame.lineno}"
-    return "at an unknown place"
+    place = "at an unknown place"
+    for frame, line in traceback.walk_tb(trace):
+        if str(frame.f_globals.get("__name__")).startswith("fedward."):
+            place = f"at {Path(frame.f_code.co_filename).name}, line {line}"
+    return place
 
 
 def _one_line(text: str) -> str:
