@@ -29,8 +29,8 @@ class Metric(NamedTuple):
 
 METRICS = {
     "auroc": Metric("AUROC"),
-    "auprc": Metric("AUPRC"),
     "accuracy": Metric("accuracy"),
+    "auprc": Metric("AUPRC"),
     "balanced_accuracy": Metric("balanced accuracy"),
     "sensitivity": Metric("sensitivity"),
     "specificity": Metric("specificity"),
