@@ -198,10 +198,17 @@ def test_local_progress_ends_with_the_last_round() -> None:
     study = small_study(training={"rounds": 5}, simulation=ALL)
     shown: Shown = []
     found = run(study, "local", make_cohorts(study, 3), shown)
-    assert [number for _, number, _ in shown] == [2, 4, 5]
+    assert [number for _, number, _ in shown] == [1, 3, 5]
     assert [point.round for point in found.curve] == [1, 2, 3, 4, 5]
     for point in found.curve:
         assert set(point.metrics) == {"site-1", "site-2", "site-3"}
+
+
+def test_local_progress_shows_no_round_twice_with_many_sites() -> None:
+    study = small_study(training={"rounds": 2}, simulation=ALL)
+    shown: Shown = []
+    run(study, "local", make_cohorts(study, 5), shown)
+    assert [number for _, number, _ in shown] == [1, 2]
 
 
 # --- what fails ---------------------------------------------------------------------------------
