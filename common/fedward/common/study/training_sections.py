@@ -105,14 +105,7 @@ class FedTrimmedAvg(Section):
 
 
 Algorithm = Annotated[
-    FedAvg
-    | FedProx
-    | FedAdam
-    | FedYogi
-    | FedAdagrad
-    | FedAvgM
-    | FedMedian
-    | FedTrimmedAvg,
+    FedAvg | FedProx | FedAdam | FedYogi | FedAdagrad | FedAvgM | FedMedian | FedTrimmedAvg,
     Field(discriminator="name"),
 ]
 
