@@ -205,16 +205,6 @@ def test_the_keyed_hash_divides_patients_not_rows(tmp_path: Path) -> None:
     np.testing.assert_array_equal(cohort.patient, np.tile(np.arange(60), 3))
 
 
-def test_one_row_per_patient_is_divided_by_position_in_the_file(tmp_path: Path) -> None:
-    protocol = study([{"name": "x"}])
-    alone = {"one_row_per_patient": True}
-    every = load(tmp_path, protocol, many(80), patients=alone)
-    expected = assign_test([str(n) for n in range(80)], 0.5, KEY)
-    np.testing.assert_array_equal(every.test, expected)
-    some = load(tmp_path, protocol, many(80), patients=alone, source={"filter": "x >= 30"})
-    np.testing.assert_array_equal(some.test, expected[30:])
-
-
 def test_a_published_division_may_be_written_as_numbers(tmp_path: Path) -> None:
     csv = rows(*"1234").replace(",a\n", ",0\n").replace(",b\n", ",1.0\n")
     split = {"column": "part", "train": "0.0", "test": "1"}

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from fedward.client.content import IDENTITY
 from fedward.client.examination import PATIENT, SPLIT
 from fedward.client.site_config import SiteConfig
 from fedward.client.sources import Source
@@ -50,12 +51,16 @@ def divide(
 ) -> Division:
     """Number the patients and say who is kept for testing.
 
-    A published division is taken as it is; else patients are chosen by `split.assign_test`.
+    A published division is taken as it is; else patients are chosen by `split.assign_test`, by
+    their identifier or, where each row is a patient of their own, by the content of their row. So
+    one patient more or less moves no other.
     """
     ids = frame[PATIENT].fill_null("")
     unique = ids.unique().sort()
     patient = ids.rank("dense").cast(pl.Int64).to_numpy() - 1
     split = config.split or source.split
+    if split is None and IDENTITY in frame.columns:
+        return Division(patient, assign_test(frame[IDENTITY], study.evaluation.holdout, key))
     if split is None:
         test = assign_test(unique, study.evaluation.holdout, key)[patient]
         return Division(patient, test)

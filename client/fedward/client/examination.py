@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from fedward.client.cleaning import Column, feature_column, level_codes, target_column
+from fedward.client.content import with_identities
 from fedward.client.site_config import SiteConfig
 from fedward.client.sources import ROW, Pictures, Source
 from fedward.client.sources.tables import identifier, refusals, text
@@ -161,6 +162,10 @@ def examine(
         rows, found = _findings(source, table, columns, kinds)
         values = _values(study, features, target)
         frame = source.collect(table.select([*names, *values]))
+    if not _several_rows(config) and SPLIT not in frame.columns:
+        # Before words become codes: which code a word has depends on other rows.
+        columns_read = [name for name in compared_columns(frame) if name != PATIENT]
+        frame = with_identities(frame, columns_read, source.pictures)
     frame, levels = _coded(study, frame)
     if _several_rows(config) and source.pictures is not None:
         frame = _with_digests(frame, source.pictures)

@@ -1,7 +1,9 @@
 """Who is kept for testing: patients, never rows, chosen by a keyed hash.
 
-The same patient falls on the same side in every study that uses the same key, at any time and in
-any order of rows, and nobody without the key can tell which side that is.
+The same patient falls on the same side at any time, in any order of rows and whoever else is there,
+and nobody without the key can tell which side that is. A patient with an identifier does so in
+every study that uses the same key. Where each row is a patient of their own, the identifier is the
+row's content (see `content`), so the side is the same in studies that read the same of the row.
 
     >>> assign_test(["a", "b", "c", "d"], holdout=0.5, key=b"key").tolist()
     [True, False, True, False]
