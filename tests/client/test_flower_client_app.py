@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 from fedward.client.flower_app import build_client_app
 from fedward.client.site import Site
 from fedward.common import records
-from fedward.common.errors import DataError, FedwardError, TrainingError
+from fedward.common.errors import DataError, FedwardError, PrivacyError, StudyError, TrainingError
 from fedward.common.preprocess import Transform, fit
 from fedward.common.study import Study, study_hash
 from fedward.common.tensors import Weights
@@ -138,7 +138,7 @@ def test_the_study_of_a_simulation_may_differ_in_its_simulation_section() -> Non
     assert not ask(app, records.INTRODUCE, content(study)).has_error()
 
 
-@pytest.mark.parametrize("refusal", [DataError("no", hint="x"), TrainingError("no", hint="y")])
+@pytest.mark.parametrize("refusal", [StudyError("no", hint="x"), TrainingError("no", hint="y")])
 def test_a_refusal_crosses_as_its_exit_code_and_its_line(refusal: FedwardError) -> None:
     def find(_context: Context) -> Site:
         raise refusal
@@ -216,3 +216,25 @@ def test_a_message_that_cannot_be_read_is_refused_and_costs_nothing(kind: str, c
     assert answer.has_error()
     assert answer.error.code != 1
     assert site.spending.charges == ()
+
+
+@pytest.mark.parametrize(
+    ("refusal", "told"),
+    [
+        (DataError("age has 3 bad cells", hint="look"), "the site knows why"),
+        (PrivacyError("epsilon would be 7.04", hint="less noise"), "the site knows why"),
+        (TrainingError("training diverged", hint="lower it"), "training diverged: lower it"),
+    ],
+)
+def test_a_server_is_not_told_what_was_found_in_the_data(refusal: Any, told: str) -> None:
+    study = small_study()
+
+    def refuse(_context: Context) -> Site:
+        raise refusal
+
+    answer = ask(build_client_app(refuse), records.INTRODUCE, content(study))
+    assert answer.error.code == refusal.exit_code
+    assert told in str(answer.error.reason)
+    assert not any(digit in str(answer.error.reason) for digit in "0123456789")
+    own = ask(build_client_app(refuse, disclose=True), records.INTRODUCE, content(study))
+    assert own.error.reason == str(refusal)

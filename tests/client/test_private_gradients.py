@@ -13,7 +13,7 @@ from torch import nn
 
 from fedward.client.dataset import Dataset, MatrixInputs
 from fedward.client.private import PrivateGradients
-from fedward.common.errors import PrivacyError, TrainingError
+from fedward.common.errors import PrivacyError
 from fedward.common.models.outputs import Kind, loss_per_example
 from fedward.common.privacy import PrivacyPlan, SeededRandomness
 
@@ -293,13 +293,26 @@ def test_evaluation_mode_is_refused() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_divergence_is_refused_and_leaves_nothing(value: float) -> None:
-    dataset = a_dataset("binary")
-    model = logistic()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.fill_(value)
+def test_a_gradient_that_is_not_finite_contributes_nothing(value: float) -> None:
+    """To stop would answer a question about one patient; the others' sum stays as it was."""
+    whole = a_dataset("binary")
+    spoilt = whole.inputs.take(np.arange(len(whole)))
+    spoilt[whole.patient == 3] = value
     plan = dataclasses.replace(PLAN, sampling_probability=1.0)
-    with pytest.raises(TrainingError, match="diverged"):
-        PrivateGradients(dataset, plan, "binary", SeededRandomness(1)).fill(model)
-    assert all(p.grad is None and not vars(p) for p in model.parameters())
+    others = np.flatnonzero(whole.patient != 3)
+    _, patient = np.unique(whole.patient[others], return_inverse=True)
+    without = Dataset(
+        MatrixInputs(whole.inputs.take(others)), whole.target[others], patient.astype(np.int64)
+    )
+    with_it = Dataset(MatrixInputs(spoilt), whole.target, whole.patient)
+    sums = []
+    for dataset in (with_it, without):
+        source = PrivateGradients(dataset, plan, "binary", SeededRandomness(1))
+        model = logistic()
+        model.train()
+        parameters = list(model.parameters())
+        rows = np.arange(len(dataset))
+        order = np.argsort(dataset.patient, kind="stable")
+        sums.append(source._clipped_sum(model, parameters, rows[order], dataset.patient[order]))
+    torch.testing.assert_close(sums[0], sums[1])
+    assert torch.isfinite(sums[0]).all()

@@ -16,9 +16,10 @@ from fedward.client.cohort import Cohort
 from fedward.client.site import Site
 from fedward.client.spending import Charge, Spending
 from fedward.client.workspace import Workspace
-from fedward.common.errors import FedwardError, PrivacyError, TrainingError
+from fedward.common.errors import FedwardError, PrivacyError, RoundError, TrainingError
 from fedward.common.metrics import evaluate
 from fedward.common.preprocess import Transform, fit
+from fedward.common.privacy.accounting import epsilon
 from fedward.common.privacy.events import GaussianRelease, SampledGaussian
 from fedward.common.privacy.randomness import Randomness, SeededRandomness
 from fedward.common.study import Study
@@ -114,17 +115,54 @@ def test_an_act_that_fails_has_been_paid_for(act: str) -> None:
     assert len(site.spending.charges) == 1
 
 
-def test_an_evaluation_that_cannot_be_counted_has_been_paid_for() -> None:
-    """That the scores of these patients are not finite is an answer too."""
-    study = small_study(**PRIVATE, model={"name": "mlp", "hidden": [4]})
+@pytest.mark.parametrize("act", ["train", "evaluate"])
+@pytest.mark.parametrize("value", [3e38, float("inf"), float("nan")])
+def test_weights_beyond_all_use_are_refused_before_anything(act: str, value: float) -> None:
+    """Whether they overflow on some patient would be an answer that nobody paid for."""
+    site = a_site(small_study(**PRIVATE))
+    weights, transform = begin(site)
+    spent = site.spending.charges
+    huge = {name: np.full_like(array, value) for name, array in weights.items()}
+    extra = {"proximal_mu": 0.0} if act == "train" else {}
+    with pytest.raises(TrainingError, match="beyond all use"):
+        getattr(site, act)(huge, transform, round_number=1, **extra)
+    assert site.spending.charges == spent
+
+
+def test_a_site_does_nothing_twice_and_nothing_beyond_its_budget() -> None:
+    study = small_study(**PRIVATE)
     site = a_site(study)
     weights, transform = begin(site)
-    spent = len(site.spending.charges)
-    huge = {name: np.full_like(value, 3e38) for name, value in weights.items()}
-    huge["2.weight"][0, ::2] *= -1.0  # infinite minus infinite
-    with pytest.raises(TrainingError, match="not finite"):
-        site.evaluate(huge, transform, round_number=1)
-    assert len(site.spending.charges) == spent + 1
+    rounds = study.training.rounds
+    for number in range(1, rounds + 1):
+        site.train(weights, transform, round_number=number, proximal_mu=0.0)
+    spent = site.spending.charges
+    with pytest.raises(PrivacyError, match="done before"):
+        site.train(weights, transform, round_number=1, proximal_mu=0.0)
+    for number in (0, rounds + 1, -1):
+        with pytest.raises(RoundError, match="does not exist"):
+            site.train(weights, transform, round_number=number, proximal_mu=0.0)
+    site.evaluate(weights, transform, round_number=rounds)
+    with pytest.raises(PrivacyError, match="budget"):
+        site.evaluate(weights, transform, round_number=1)
+    with pytest.raises(PrivacyError, match=r"done before|budget|pays for no"):
+        site.statistics()
+    assert len(site.spending.charges) == len(spent) + 1
+    plan = site.plan
+    assert plan is not None
+    assert epsilon(site.spending.events("training"), plan.delta) <= plan.epsilon
+    assert epsilon(site.spending.events("testing"), plan.delta) <= plan.epsilon
+
+
+def test_preprocessing_is_frozen_for_a_run() -> None:
+    site = a_site(small_study(**PRIVATE))
+    weights, transform = begin(site)
+    site.train(weights, transform, round_number=1, proximal_mu=0.0)
+    first = transform.numeric[0]
+    moved = first.model_copy(update={"deviation": first.deviation * 2})
+    other = transform.model_copy(update={"numeric": (moved, *transform.numeric[1:])})
+    with pytest.raises(RoundError, match="another preprocessing"):
+        site.train(weights, other, round_number=2, proximal_mu=0.0)
 
 
 def test_statistics_that_nothing_was_set_aside_for_are_refused_and_not_charged() -> None:
@@ -136,8 +174,10 @@ def test_statistics_that_nothing_was_set_aside_for_are_refused_and_not_charged()
 
 
 def test_events_are_by_group_and_up_to_a_round() -> None:
-    one, two = SampledGaussian(0.1, 1.0, 5), GaussianRelease(4.0, 1, "evaluation")
-    spending = Spending((Charge(1, "training", one),))
+    plan = a_site(small_study(**PRIVATE)).plan
+    assert plan is not None
+    one, two = plan.training_event(), plan.evaluation_event()
+    spending = Spending(plan, (Charge(1, "training", one),))
     spending.charge(1, "testing", two)
     spending.charge(2, "training", one)
     assert spending.events("training") == (one, one)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -10,11 +11,12 @@ from fedward.common.models.state import build_module, count_parameters
 from fedward.common.preprocess import fit
 from fedward.common.privacy.accounting import epsilon
 from fedward.common.privacy.plan import make_plan
-from fedward.common.study import parse_study, study_hash
+from fedward.common.study import load_study, parse_study, study_hash
 from fedward.common.study.cli import template
 from fedward.common.study.describe import WIDTH, Chapter, describe, parameters
 from fedward.common.study.load import EXAMPLE
 
+ROOT = Path(__file__).resolve().parents[2]
 DP = EXAMPLE.replace('"none"', '"dp"\nepsilon = 3.0\ndelta = 1e-4')
 
 
@@ -59,6 +61,7 @@ def test_noise_and_cells_are_told_apart() -> None:
     plain, private = (chapters(text)["What leaves a hospital"] for text in (EXAMPLE, DP))
     assert "noise" not in plain
     assert "nothing about fewer than 10 patients" in plain
+    assert "counts rounded to multiples of 10" in plain
     assert "trained with noise" in private
     assert "fewer than" not in private
 
@@ -127,3 +130,27 @@ def test_lines_are_wrapped() -> None:
     text = Chapter("x", ()).wrapped("word " * 60)
     assert all(len(line) <= WIDTH for line in text.splitlines())
     assert text.startswith("  - word")
+
+
+STUDIES = sorted(
+    path for path in (ROOT / "examples").rglob("*.toml") if "[study]" in path.read_text()
+)
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_example_can_be_explained(path: Path) -> None:
+    assert describe(load_study(path))
+
+
+@pytest.mark.parametrize("weights", ["equal", "size"])
+@pytest.mark.parametrize("standardise", ["federated", "bounds", "none"])
+def test_every_way_to_pay_can_be_explained(weights: str, standardise: str) -> None:
+    sections = f'''[preprocess]
+standardise = "{standardise}"
+impute = "bounds"
+[aggregation]
+weights = "{weights}"
+[model]'''
+    private = DP
+    text = str(describe(parse_study(private.replace("[model]", sections))))
+    assert "steps" in text

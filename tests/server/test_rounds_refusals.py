@@ -385,3 +385,16 @@ def test_a_site_that_both_answers_and_refuses_does_not_count() -> None:
 
     for record in run([Fault("site-2", both)]).history:
         assert record.refused == {"site-2": "answered twice, and not the same"}
+
+
+def test_all_sites_are_evaluated_also_those_that_did_not_train() -> None:
+    study = small_study(
+        training={"rounds": 1},
+        aggregation={"participation": 0.5},
+        evaluation={"min_cell": 1},
+    )
+    cohorts = make_cohorts(study, 4)
+    outcome = run_flaky(study, make_sites(study, cohorts), [])
+    record = outcome.history[-1]
+    assert len(record.participants) == 2
+    assert set(record.evaluation) == {*(cohort.site for cohort in cohorts), "overall"}

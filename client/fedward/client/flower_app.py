@@ -2,7 +2,7 @@
 
 The same app runs in every carrier; only how it finds its `Site` differs, and that is given to
 `build_client_app`. A refusal goes back as a Flower error whose code is fedward's exit code and
-whose reason is fedward's own one-line message, which never holds anything private.
+whose reason is what a server may know (`reason_to_tell`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from fedward.client.site import Site
 from fedward.common import records
-from fedward.common.errors import FedwardError, RoundError, StudyError
+from fedward.common.errors import DataError, FedwardError, PrivacyError, RoundError, StudyError
 from fedward.common.preprocess import Transform
 from fedward.common.study import study_hash
 from fedward.common.tensors import Weights
@@ -37,11 +37,13 @@ FindSite = Callable[[Context], Site]
 _Handler = Callable[[Site, Message], RecordDict]
 
 
-def build_client_app(find_site: FindSite) -> ClientApp:
+def build_client_app(find_site: FindSite, *, disclose: bool = False) -> ClientApp:
     """Make the client app.
 
     Args:
         find_site: gives the site that a Flower context belongs to.
+        disclose: tell the server a refusal's own words, for simulations, where one person is both;
+            see `reason_to_tell`.
     """
     app = ClientApp()
     handlers: dict[str, _Handler] = {
@@ -53,21 +55,37 @@ def build_client_app(find_site: FindSite) -> ClientApp:
     for message_type, handler in handlers.items():
         category, _, action = message_type.partition(".")
         register = {"query": app.query, "train": app.train, "evaluate": app.evaluate}[category]
-        register(action or "default")(_answer(find_site, handler))
+        register(action or "default")(_answer(find_site, handler, disclose=disclose))
     return app
 
 
-def _answer(find_site: FindSite, handler: _Handler) -> Callable[[Message, Context], Message]:
+def _answer(
+    find_site: FindSite, handler: _Handler, *, disclose: bool
+) -> Callable[[Message, Context], Message]:
     def answer(message: Message, context: Context) -> Message:
         try:
             site = find_site(context)
             _check_study(site, message)
             content = handler(site, message)
         except FedwardError as refusal:
-            return Message(Error(refusal.exit_code, str(refusal)), reply_to=message)
+            reason = str(refusal) if disclose else reason_to_tell(refusal)
+            return Message(Error(refusal.exit_code, reason), reply_to=message)
         return Message(content, reply_to=message)
 
     return answer
+
+
+def reason_to_tell(refusal: FedwardError) -> str:
+    """What a server may know about why a site refuses.
+
+    What was found in the data, or what privacy would cost there, depends on the patients: from the
+    figures in such a message their exact number can be worked out. The site itself is told all.
+    """
+    if isinstance(refusal, DataError):
+        return "the site's data cannot be used as the study demands; the site knows why"
+    if isinstance(refusal, PrivacyError):
+        return "the privacy promise cannot be kept at this site; the site knows why"
+    return str(refusal)
 
 
 def _check_study(site: Site, message: Message) -> None:

@@ -21,10 +21,10 @@ from fedward.client.dataset import to_dataset
 from fedward.client.new_patients import NewPatients, read_table
 from fedward.client.new_pictures import read_pictures
 from fedward.client.statistics import site_statistics
-from fedward.common.errors import ModelError, OutputError, SiteConfigError
+from fedward.common.errors import ModelError, OutputError, RoundError, SiteConfigError
 from fedward.common.files import write_atomic
 from fedward.common.models.bundle import Bundle, load_bundle
-from fedward.common.preprocess import Transform, fit_site, needs_site
+from fedward.common.preprocess import Transform, check_transform, fit_site, needs_site
 from fedward.common.study.schema import Study
 from fedward.common.table import Features
 
@@ -143,17 +143,12 @@ def _transform(bundle: Bundle, reference: Path | None, site: Path | None) -> Tra
 
 
 def _check_transform(study: Study, transform: Transform) -> None:
-    image = study.preprocess.image
-    fits = (
-        [n.name for n in transform.numeric] == [f.name for f in study.data.numeric]
-        and [c.name for c in transform.categorical] == [f.name for f in study.data.categorical]
-        and len(transform.channels) == (image.channels if image else 0)
-        and transform.complete != needs_site(study)
-    )
-    if not fits:
+    try:
+        check_transform(study, transform)
+    except RoundError as error:
         raise ModelError(
             "the preprocessing does not fit the study", hint="get a new copy of the model"
-        )
+        ) from error
 
 
 def _scores(bundle: Bundle, transform: Transform, features: Features) -> NDArray[np.float32]:

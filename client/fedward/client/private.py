@@ -15,10 +15,8 @@ Edge cases:
     - Nobody sampled: a step of pure noise, which looks like any other from outside.
     - A patient whose gradient is zero: contributes zero; nothing is divided by the norm.
     - A patient with more than k rows: k of them at random, others next time.
-    - A gradient that is not finite: `TrainingError`. That a site stops is one bit about its
-      patients which ε does not cover; carrying on would train on noise and hide it. Inputs are
-      finite and the weights are already private, so it takes weights far beyond use to get there.
-      The message says nothing about which patient, how many, or in which step.
+    - A patient whose gradient is not finite: contributes zero. To stop instead would be an answer
+      about a patient that ε does not cover. That training diverged shows in the noisy weights.
 """
 
 from __future__ import annotations
@@ -35,7 +33,7 @@ from opacus.validators import ModuleValidator
 from torch import nn
 
 from fedward.client.dataset import Dataset
-from fedward.common.errors import PrivacyError, TrainingError
+from fedward.common.errors import PrivacyError
 from fedward.common.models.outputs import Kind, loss_per_example
 from fedward.common.privacy.plan import PrivacyPlan
 from fedward.common.privacy.randomness import Randomness
@@ -81,7 +79,6 @@ class PrivateGradients:
 
         Raises:
             PrivacyError: the model mixes patients (BatchNorm) or cannot give single-row gradients.
-            TrainingError: a gradient is not finite.
         """
         self._check(model)
         parameters = [p for p in model.parameters() if p.requires_grad]
@@ -179,11 +176,10 @@ class PrivateGradients:
         """`sums` over rows, `[patients, parameters]`, to the sum of clipped means."""
         size = torch.from_numpy(rows)
         norms = torch.linalg.vector_norm(sums, dim=1) / size
-        if not bool(torch.isfinite(norms).all()):
-            raise TrainingError(
-                "training diverged: a gradient is not finite",
-                hint="lower [training] learning_rate, or check the features for extreme values",
-            )
+        finite = torch.isfinite(norms)
+        if not bool(finite.all()):
+            sums = torch.where(finite[:, None], sums, torch.zeros(()))
+            norms = torch.where(finite, norms, torch.zeros(()))
         factors = torch.from_numpy(self._plan.clip_factors(norms.double().numpy()))
         return (factors.float() / size) @ sums
 

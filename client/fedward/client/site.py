@@ -26,9 +26,10 @@ from fedward.client.training import (
     train,
 )
 from fedward.client.workspace import Workspace
+from fedward.common.errors import RoundError, TrainingError
 from fedward.common.metrics import Counts, count
 from fedward.common.models.state import set_weights
-from fedward.common.preprocess import Statistics, Transform, fit_site, needs_site
+from fedward.common.preprocess import Statistics, Transform, check_transform, fit_site, needs_site
 from fedward.common.privacy.plan import PrivacyPlan, make_plan
 from fedward.common.privacy.randomness import Randomness
 from fedward.common.study.schema import Study
@@ -36,6 +37,10 @@ from fedward.common.tensors import Weights
 
 RandomnessFor = Callable[[str, int], Randomness]
 """`(purpose, round)` to randomness: seeded in simulations, cryptographic at a hospital."""
+
+
+LARGEST_WEIGHT = 1e6
+"""A model whose weights are larger computes overflows, not predictions."""
 
 
 class Site:
@@ -66,13 +71,14 @@ class Site:
     ) -> None:
         self.name = name
         self.study = study
-        self.spending = Spending()
         self._training = tuple(_units(study, cohort.training()) for cohort in cohorts)
         self._testing = tuple(_units(study, cohort.testing()) for cohort in cohorts)
         self._randomness = randomness
         self._workspace = workspace
         patients = sum(cohort.patients for cohort in self._training)
         self.plan: PrivacyPlan | None = make_plan(study, patients) if study.private else None
+        self.spending = Spending(self.plan)
+        self._accepted: Transform | None = None
         self._prepared: tuple[str, Dataset, Dataset] | None = None
 
     def statistics(self) -> Statistics:
@@ -94,20 +100,24 @@ class Site:
     def train(
         self, weights: Weights, transform: Transform, *, round_number: int, proximal_mu: float
     ) -> Weights:
-        """One round of local training; under DP its cost is recorded first.
+        """One round of local training; under DP its cost is recorded before a row is looked at.
 
         Returns:
             The new weights, names and shapes as given.
 
         Raises:
+            PrivacyError: the study's budget does not hold this round.
+            RoundError: transform or round are not what this study can lead to.
             TrainingError: training diverged.
         """
-        dataset, _ = self.prepare(transform)
-        if self.plan is None:
-            steps = steps_per_round(self.study.training, len(dataset))
-        else:
-            steps = self.plan.steps_per_round
+        self._accept(weights, transform, round_number)
+        if self.plan is not None:
             self.spending.charge(round_number, "training", self.plan.training_event())
+        dataset, _ = self.prepare(transform)
+        if self.plan is not None:
+            steps = self.plan.steps_per_round
+        else:
+            steps = steps_per_round(self.study.training, len(dataset))
         settings = LocalSettings.of(self.study.training, steps=steps, proximal_mu=proximal_mu)
         source = self._gradients(dataset, self._randomness("training", round_number))
         return train(self._module(dataset), weights, source, settings)
@@ -120,11 +130,17 @@ class Site:
         Returns:
             Coarsened to the minimum cell, or noised under DP; None if the site has
             too few test patients to release anything.
+
+        Raises:
+            PrivacyError: the study's budget does not hold this evaluation.
+            RoundError: transform or round are not what this study can lead to.
+            TrainingError: training diverged.
         """
-        _, dataset = self.prepare(transform)
+        self._accept(weights, transform, round_number)
         study = self.study
         if self.plan is not None:
             self.spending.charge(round_number, "testing", self.plan.evaluation_event())
+        _, dataset = self.prepare(transform)
         counts = count(
             study.task.kind,
             dataset.target.numpy(),
@@ -160,6 +176,32 @@ class Site:
                 join([part[1] for part in parts]),
             )
         return self._prepared[1], self._prepared[2]
+
+    def _accept(self, weights: Weights, transform: Transform, round_number: int) -> None:
+        """Refuse what this study cannot lead to, judged without looking at a patient.
+
+        What the server sends decides what a site computes: were anything accepted, it could ask
+        questions with it and read the answers from refusals.
+        """
+        rounds = self.study.training.rounds
+        if not 1 <= round_number <= rounds:
+            raise RoundError(
+                f"round {round_number} does not exist", hint=f"the study has {rounds} rounds"
+            )
+        if self._accepted is None:
+            check_transform(self.study, transform)
+            self._accepted = transform
+        elif transform != self._accepted:
+            raise RoundError(
+                "the server sent another preprocessing than before",
+                hint="it is frozen for a run; start the run again",
+            )
+        largest = max((float(np.abs(w).max()) for w in weights.values() if w.size), default=0.0)
+        if self.plan is not None and not largest <= LARGEST_WEIGHT:
+            raise TrainingError(
+                "training diverged: the server's weights are beyond all use",
+                hint="lower [training] learning_rate",
+            )
 
     def _apply(
         self, transform: Transform, training: Cohort, testing: Cohort

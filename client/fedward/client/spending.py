@@ -1,16 +1,25 @@
 """What a site's patients have been charged so far in one run: privacy events, not ε.
 
-Events are written *before* the release that they pay for, so that a crash costs the whole
-reservation. ε is computed from all of them together, never summed per round.
+Events are recorded *before* the release that they pay for, and a release that the site's plan does
+not hold is refused: whatever a server asks for, a study cannot cost more than it promised. ε is
+computed from all events together, never summed per round. The list lives as long as the run; the
+ledger that outlives it is not there yet.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from fedward.common.errors import PrivacyError
-from fedward.common.privacy.events import PrivacyEvent, event_from_dict, event_to_dict
+from fedward.common.privacy.events import (
+    PrivacyEvent,
+    SampledGaussian,
+    event_from_dict,
+    event_to_dict,
+)
+from fedward.common.privacy.plan import PrivacyPlan
 
 Group = Literal["training", "testing"]
 """Patients that train and patients kept for testing are different people: each pays for itself."""
@@ -52,14 +61,42 @@ class Charge:
 
 
 class Spending:
-    """Append-only list of charges of one site in one run."""
+    """Append-only list of charges of one site in one run; refuses what the plan does not hold.
 
-    def __init__(self, charges: tuple[Charge, ...] = ()) -> None:
+    Args:
+        plan: what the study may release at this site; None if it makes no promise, then nothing is
+            ever charged.
+        charges: what was charged before, in a run that is continued.
+    """
+
+    def __init__(self, plan: PrivacyPlan | None = None, charges: tuple[Charge, ...] = ()) -> None:
         self._charges = list(charges)
+        self._budget = {
+            "training": () if plan is None else plan.total(),
+            "testing": () if plan is None else plan.evaluation_total(),
+        }
 
     def charge(self, round_number: int, group: Group, event: PrivacyEvent) -> None:
-        """Record a release that is about to happen."""
-        self._charges.append(Charge(round_number, group, event))
+        """Record a release that is about to happen, or refuse it.
+
+        Raises:
+            PrivacyError: the round was charged for these patients before, or the plan does not
+                hold this release (any more). Nothing is recorded and nothing may be released.
+        """
+        charge = Charge(round_number, group, event)
+        if any((c.round, c.group, c.event) == (round_number, group, event) for c in self._charges):
+            raise PrivacyError(
+                f"round {round_number} was done before at this site",
+                hint="a site does nothing twice; continue with the next round",
+            )
+        held = _amounts(self._budget[group])
+        used = _amounts((*self.events(group), event))
+        if any(amount > held.get(kind, 0) for kind, amount in used.items()):
+            raise PrivacyError(
+                "the study's privacy budget at this site does not hold this",
+                hint="the study says how many rounds and evaluations there are",
+            )
+        self._charges.append(charge)
 
     @property
     def charges(self) -> tuple[Charge, ...]:
@@ -73,3 +110,16 @@ class Spending:
             for charge in self._charges
             if charge.group == group and (until is None or charge.round <= until)
         )
+
+
+def _amounts(events: Iterable[PrivacyEvent]) -> dict[PrivacyEvent, int]:
+    """How many steps, or releases, there are of each kind."""
+    amounts: dict[PrivacyEvent, int] = {}
+    for event in events:
+        if isinstance(event, SampledGaussian):
+            kind: PrivacyEvent = replace(event, steps=1)
+            amount = event.steps
+        else:
+            kind, amount = replace(event, count=1), event.count
+        amounts[kind] = amounts.get(kind, 0) + amount
+    return amounts

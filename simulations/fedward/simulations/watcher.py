@@ -79,7 +79,7 @@ class Watcher:
             for site, noted in notes.get("charges", {}).items():
                 charges[site] += [Charge.from_dict(charge) for charge in noted]
         for name, site in self._sites.items():
-            site.spending = Spending(tuple(charges[name]))
+            site.spending = Spending(site.plan, tuple(charges[name]))
             self._noted[name] = len(charges[name])
         self._curve = [
             CurvePoint(record.round, record.notes["metrics"]) for record in state.history

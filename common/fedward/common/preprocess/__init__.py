@@ -1,5 +1,6 @@
 """Federated preprocessing: from sums over sites to a frozen transform, never from pooled rows."""
 
+from fedward.common.preprocess.check import check_transform
 from fedward.common.preprocess.fit import fit, fit_site
 from fedward.common.preprocess.layout import Layout, layout, needs_federated, needs_site
 from fedward.common.preprocess.statistics import Statistics, merge
@@ -9,6 +10,7 @@ __all__ = [
     "Layout",
     "Statistics",
     "Transform",
+    "check_transform",
     "fit",
     "fit_site",
     "layout",

@@ -71,8 +71,7 @@ def _example(study: Study, patients: int) -> str:
 def _progress(plan: PrivacyPlan) -> Iterator[str]:
     from fedward.common.privacy.accounting import epsilon
 
-    statistics = plan.statistics_event()
-    before = () if statistics is None else (statistics,)
+    before = plan.total()[:-1]  # what comes before training: preprocessing, if it is paid for
     for share in _SHARES:
         rounds = math.floor(plan.rounds * share)
         if rounds:
@@ -92,6 +91,11 @@ def protections(study: Study) -> Iterator[str]:
         yield (
             "Does not hide what is true of patients in general: a model may reveal that smokers "
             "fall ill more often"
+        )
+        yield (
+            "Does not cover that a hospital takes part, or refuses to: where the study says "
+            '"refuse" (missing values, values out of range, one class only), a single patient may '
+            "decide that"
         )
         if study.privacy.unit == "record":
             yield "Does not promise anything to a patient who has several records"

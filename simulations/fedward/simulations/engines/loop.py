@@ -99,7 +99,7 @@ def loop_grid(sites: Iterable[Site]) -> LoopGrid:
         node: Context(RUN_ID, node, {_SITE: name}, RecordDict(), {})
         for node, name in enumerate(by_name, start=_FIRST_NODE)
     }
-    app = build_client_app(lambda context: by_name[str(context.node_config[_SITE])])
+    app = build_client_app(lambda context: by_name[str(context.node_config[_SITE])], disclose=True)
     return LoopGrid(app, contexts)
 
 
