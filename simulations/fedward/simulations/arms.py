@@ -18,7 +18,7 @@ from typing import Literal
 from fedward.client.cohort import Cohort
 from fedward.client.site import RandomnessFor, Site
 from fedward.client.workspace import Workspace
-from fedward.common.errors import FedwardError, PrivacyError, RoundError, TrainingError
+from fedward.common.errors import FedwardError, Interrupted, OutputError, PrivacyError
 from fedward.common.privacy.randomness import SeededRandomness
 from fedward.common.study.schema import (
     AggregationSection,
@@ -37,6 +37,10 @@ from fedward.simulations.watcher import CurvePoint, Watcher
 ArmName = Literal["local", "federated", "federated_no_dp", "pooled"]
 RoundShown = Callable[[ArmName, int, float | None], None]
 """Told after every round: arm, round, headline metric over all sites."""
+MOST_NAMES = 5
+"""Sites that a message names."""
+_ENDS_ALL = (Interrupted, OutputError)
+"""What ends the simulation in whatever arm it happens: going on would fail or ignore the user."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,39 @@ def make_site(study: Study, name: str, cohorts: Sequence[Cohort], workspace: Wor
         raise PrivacyError(f"site {name}: {error.problem}", hint=error.hint) from error
 
 
+def make_sites(study: Study, cohorts: Sequence[Cohort], workspace: Workspace) -> dict[str, Site]:
+    """A virtual hospital per cohort, by name.
+
+    Raises:
+        PrivacyError: the study's promise cannot be kept at one or several of them; the message
+            names up to `MOST_NAMES`.
+    """
+    sites: dict[str, Site] = {}
+    refused: dict[str, PrivacyError] = {}
+    for cohort in cohorts:
+        try:
+            sites[cohort.site] = make_site(study, cohort.site, [cohort], workspace)
+        except PrivacyError as error:
+            refused[cohort.site] = error
+    if refused:
+        raise _refusal(refused, len(cohorts))
+    return sites
+
+
+def _refusal(refused: Mapping[str, PrivacyError], of: int) -> PrivacyError:
+    """One error for all sites that refuse."""
+    first = next(iter(refused.values()))
+    if len(refused) == 1:
+        return first
+    names = ", ".join(list(refused)[:MOST_NAMES])
+    if len(refused) > MOST_NAMES:
+        names += f" and {len(refused) - MOST_NAMES} more"
+    return PrivacyError(
+        f"{len(refused)} of {of} sites cannot keep the privacy promise ({names}); {first.problem}",
+        hint=first.hint,
+    )
+
+
 def run_arm(
     study: Study,
     arm: ArmName,
@@ -135,6 +172,7 @@ def run_arm(
     workspace: Workspace,
     checkpoints: Checkpoints,
     shown: RoundShown,
+    sites: Mapping[str, Site] | None = None,
 ) -> ArmResult:
     """Train one arm.
 
@@ -146,18 +184,22 @@ def run_arm(
         workspace: modules to compute with.
         checkpoints: of the run; local runs are short and start again instead.
         shown: is told about every round.
+        sites: of `federated`, if they are made already.
 
     Raises:
         FedwardError: `federated` could not be trained; another arm says so in its result.
+        Interrupted: of any arm.
+        OutputError: of any arm: a full disk would cost the results too.
     """
     own = study_of_arm(study, arm)
     started = time.monotonic()
     if arm == "local":
         result = _run_local(own, cohorts, judges, workspace, shown)
     else:
-        result = _run_together(own, arm, cohorts, judges, workspace, checkpoints, shown)
-    outcomes, failed, curve, sites = result
-    return ArmResult(arm, outcomes, failed, curve, sites, time.monotonic() - started)
+        made = dict(sites) if sites is not None else None
+        result = _run_together(own, arm, cohorts, made, judges, workspace, checkpoints, shown)
+    outcomes, failed, curve, trained = result
+    return ArmResult(arm, outcomes, failed, curve, trained, time.monotonic() - started)
 
 
 _Parts = tuple[dict[str, Outcome], dict[str, str], tuple[CurvePoint, ...], dict[str, Site]]
@@ -167,24 +209,33 @@ def _run_together(
     study: Study,
     arm: ArmName,
     cohorts: Sequence[Cohort],
+    sites: dict[str, Site] | None,
     judges: Mapping[str, Site],
     workspace: Workspace,
     checkpoints: Checkpoints,
     shown: RoundShown,
 ) -> _Parts:
-    if arm == "pooled":
-        sites = {"pooled": make_site(study, "pooled", cohorts, workspace)}
-    else:
-        sites = {c.site: make_site(study, c.site, [c], workspace) for c in cohorts}
-    watcher = Watcher(study, judges, sites, shown=lambda number, metric: shown(arm, number, metric))
+    curve: tuple[CurvePoint, ...] = ()
     try:
-        outcome = _federate(study, sites, watcher, checkpoints)
-    except (RoundError, TrainingError) as error:
+        if sites is None and arm == "pooled":
+            sites = {"pooled": make_site(study, "pooled", cohorts, workspace)}
+        elif sites is None:
+            sites = make_sites(study, cohorts, workspace)
+        watcher = Watcher(
+            study, judges, sites, shown=lambda number, metric: shown(arm, number, metric)
+        )
+        try:
+            outcome = _federate(study, sites, watcher, checkpoints)
+        finally:
+            curve = watcher.curve
+    except _ENDS_ALL:
+        raise
+    except FedwardError as error:
         if arm == "federated":
             raise
-        # A baseline that diverges is a finding; it must not cost the result that it is beside.
-        return {}, {"": str(error)}, watcher.curve, sites
-    return {"": outcome}, {}, watcher.curve, sites
+        # A baseline that fails is a finding; it must not cost the result that it is beside.
+        return {}, {"": str(error)}, curve, sites or {}
+    return {"": outcome}, {}, curve, sites
 
 
 def _run_local(
@@ -200,11 +251,13 @@ def _run_local(
     sites: dict[str, Site] = {}
     for done, cohort in enumerate(cohorts, start=1):
         name = cohort.site
-        sites[name] = make_site(study, name, [cohort], workspace)
         watcher = Watcher(study, {name: judges[name]}, {}, shown=lambda _number, _metric: None)
         try:
+            sites[name] = make_site(study, name, [cohort], workspace)
             outcomes[name] = _federate(study, {name: sites[name]}, watcher, NoCheckpoints())
             curves[name] = watcher.curve
+        except _ENDS_ALL:
+            raise
         except FedwardError as error:
             # One hospital that cannot train alone is a finding, not the end of the comparison.
             failed[name] = str(error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,24 +11,26 @@ from typing import Protocol
 import torch
 
 from fedward.client.cohort import Cohort
+from fedward.client.site import Site
 from fedward.client.workspace import Workspace
-from fedward.common.errors import Interrupted, OutputError, StudyError
-from fedward.common.files import output_error, read_bytes, remove_leftovers, write_atomic
+from fedward.common.errors import Interrupted
 from fedward.common.study import Study, load_study, simulation_hash
 from fedward.server.checkpoints import CheckpointFolder
 from fedward.simulations.arms import (
     arms_of,
     make_site,
+    make_sites,
     run_arm,
     study_of_arm,
 )
 from fedward.simulations.assemble import Findings, assemble
 from fedward.simulations.cohorts import load_cohorts
+from fedward.simulations.fingerprint import fingerprint
 from fedward.simulations.judging import cross_site, judge_arm
 from fedward.simulations.outputs import check_output, write_outputs
 from fedward.simulations.report.results import Results
+from fedward.simulations.run_folder import RunFolder
 
-CHECKPOINTS = "checkpoints"
 _TWO_THREADS_FROM = 48 * 48
 """Pixels."""
 
@@ -85,28 +87,44 @@ class Simulation:
 
         Raises:
             FedwardError: data, privacy, training or output refuse; nothing half-written is left
-                behind except the checkpoints of completed rounds.
+                behind except the checkpoints of completed rounds. A run that could not begin
+                leaves the output folder as it was.
             Interrupted: Ctrl-C; says how to continue.
         """
         started = time.monotonic()
         check_output(self.out)
-        self._check_resume()
-        torch.set_num_threads(_threads(self.study))
-        cohorts = load_cohorts(self.study, self.folder, cache=self.out / "cache")
-        self._claim_output()
-        try:
-            found = self._measure(cohorts, listener or Silent(), started)
-            results = assemble(found)
-            write_outputs(self.out, found, results)
-        except KeyboardInterrupt as stop:
-            raise Interrupted(
-                "stopped by Ctrl-C, every completed round is kept",
-                hint="give the same command again with --resume to continue",
-            ) from stop
+        folder = RunFolder(self.out)
+        with folder.held():
+            if self.resume:
+                folder.check_study(simulation_hash(self.study))
+            torch.set_num_threads(_threads(self.study))
+            cohorts = load_cohorts(self.study, self.folder, cache=folder.cache)
+            digests = {cohort.site: fingerprint(cohort) for cohort in cohorts}
+            if self.resume:
+                folder.check_data(digests)
+            workspace = Workspace()
+            # The last thing that can be refused: from here on, the run can begin.
+            sites = make_sites(self.study, cohorts, workspace)
+            folder.begin(simulation_hash(self.study), digests, resume=self.resume)
+            try:
+                found = self._measure(cohorts, sites, workspace, listener or Silent(), started)
+                results = assemble(found)
+                write_outputs(self.out, found, results)
+            except KeyboardInterrupt as stop:
+                raise Interrupted(
+                    "stopped by Ctrl-C, every completed round is kept",
+                    hint="give the same command again with --resume to continue",
+                ) from stop
         return results
 
-    def _measure(self, cohorts: Sequence[Cohort], listener: Listener, started: float) -> Findings:
-        workspace = Workspace()
+    def _measure(
+        self,
+        cohorts: Sequence[Cohort],
+        sites: Mapping[str, Site],
+        workspace: Workspace,
+        listener: Listener,
+        started: float,
+    ) -> Findings:
         open_study = study_of_arm(self.study, "federated_no_dp")
         judges = {c.site: make_site(open_study, c.site, [c], workspace) for c in cohorts}
         arms = [
@@ -114,9 +132,10 @@ class Simulation:
                 self.study,
                 arm,
                 cohorts,
+                sites=sites if arm == "federated" else None,
                 judges=judges,
                 workspace=workspace,
-                checkpoints=CheckpointFolder(self.out / CHECKPOINTS / arm),
+                checkpoints=CheckpointFolder(RunFolder(self.out).checkpoints / arm),
                 shown=listener.on_round,
             )
             for arm in arms_of(self.study)
@@ -131,41 +150,6 @@ class Simulation:
             seconds=time.monotonic() - started,
         )
 
-    @property
-    def _mark(self) -> Path:
-        """Says which experiment the checkpoints belong to."""
-        return self.out / CHECKPOINTS / "simulation.sha256"
-
-    def _check_resume(self) -> None:
-        """Refuse to continue nothing, or another experiment."""
-        if not self.resume:
-            return
-        if not self._mark.exists():
-            raise OutputError(
-                f"there is nothing to continue in {self.out}",
-                hint="check --out, or start without --resume",
-            )
-        known = read_bytes(self._mark, error=OutputError).decode(errors="replace").strip()
-        if known != simulation_hash(self.study):
-            raise StudyError(
-                f"{self.out} holds a run of another study or seed",
-                hint="continue with the study file and --seed it was started with, or choose "
-                "another --out",
-            )
-
-    def _claim_output(self) -> None:
-        """Make room for the run; only now, when it is known that it can begin."""
-        folder = self.out / CHECKPOINTS
-        try:
-            for place in (self.out, self.out / "cache", *folder.glob("*/"), folder):
-                remove_leftovers(place)
-            if not self.resume:
-                _clear(folder)
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise output_error(self.out, error) from error
-        write_atomic(self._mark, simulation_hash(self.study) + "\n")
-
 
 def _threads(study: Study) -> int:
     """Threads of torch: never more than the environment allows (OMP_NUM_THREADS).
@@ -176,9 +160,3 @@ def _threads(study: Study) -> int:
     image = study.preprocess.image
     large = image is not None and image.height * image.width >= _TWO_THREADS_FROM
     return min(2, torch.get_num_threads()) if large else 1
-
-
-def _clear(folder: Path) -> None:
-    """Remove the checkpoints of an earlier experiment, and nothing else."""
-    for path in sorted(folder.glob("*/round-*.safetensors")):
-        path.unlink()
