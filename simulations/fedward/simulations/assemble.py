@@ -147,12 +147,11 @@ def _privacy(study: Study, sites: Mapping[str, Site]) -> dict[str, report.SitePr
 
 def _site_privacy(study: Study, spending: Spending, delta: float) -> report.SitePrivacy:
     """What a site's patients really spent: the larger of those that train and those that test."""
-    totals: list[Spent] = [
-        spent(events, delta)
+    training, testing = (
+        spent(events, delta) if events else Spent(0.0, 0.0, delta)
         for events in (spending.events("training"), spending.events("testing"))
-        if events
-    ]
-    worst = max(totals, key=lambda total: total.epsilon, default=Spent(0.0, 0.0, delta))
+    )
+    worst = max(training, testing, key=lambda total: total.epsilon)
     rounds = study.training.rounds
     marks = np.unique(np.linspace(1, rounds, min(rounds, MOST_POINTS)).astype(int))
     known = {int(m): epsilon(spending.events("training", until=int(m)), delta) for m in marks}
@@ -164,6 +163,8 @@ def _site_privacy(study: Study, spending: Spending, delta: float) -> report.Site
         crosscheck=worst.crosscheck,
         events=tuple(charge.to_dict() for charge in spending.charges),
         per_round=tuple(float(value) for value in curve),
+        training=training.epsilon,
+        testing=testing.epsilon,
     )
 
 

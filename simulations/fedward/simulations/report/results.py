@@ -148,9 +148,12 @@ class DriftPoint(Part):
 class SitePrivacy(Part):
     """What was really spent at one site.
 
+    Patients that train and patients kept for testing are different people: `training` and `testing`
+    are what each group spent, and `epsilon` is the larger of the two.
     `crosscheck` is the same ε by a second accountant. `events` are the accounted releases, each
     `{round, group, event}`: `group` says whose patients (training or testing), `event` is as
-    `privacy.events.event_from_dict` reads it. `per_round[k]` is the total ε after round k + 1.
+    `privacy.events.event_from_dict` reads it. `per_round[k]` is the total ε of the training
+    patients after round k + 1.
     """
 
     epsilon: Number
@@ -159,6 +162,8 @@ class SitePrivacy(Part):
     crosscheck: Number = None
     events: tuple[dict[str, Any], ...] = ()
     per_round: tuple[Number, ...] = ()
+    training: Number = None
+    testing: Number = None
 
 
 class Roc(Part):

@@ -207,8 +207,9 @@ def privacy_rows(results: Results) -> tuple[Row, ...]:
         spent = results.privacy.get(name)
         if spent is None:
             continue
-        figures = (epsilon_text(spent.epsilon), epsilon_text(spent.crosscheck))
-        cells = [Cell(text) for text in (*figures, delta_text(spent.delta), spent.unit)]
+        costs = (spent.epsilon, spent.training, spent.testing, spent.crosscheck)
+        figures = (*map(epsilon_text, costs), delta_text(spent.delta), spent.unit)
+        cells = [Cell(text) for text in figures]
         rows.append(Row(name, "", (*cells, Cell("; ".join(_releases(spent.events)) or "–"))))
     return tuple(rows)
 

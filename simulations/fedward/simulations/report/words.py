@@ -5,8 +5,8 @@
 '0.97 (0.95–0.99)'
 >>> interval_text(Estimate(value=None))
 '–'
->>> epsilon_text(1.8934)
-'1.90'
+>>> epsilon_text(1.8934), epsilon_text(0.01234)
+('1.90', '0.013')
 """
 
 from __future__ import annotations
@@ -116,8 +116,16 @@ def interval_text(estimate: Estimate, places: int = 2) -> str:
 
 
 def epsilon_text(value: float | None) -> str:
-    """ε with two decimals, rounded **up**: a privacy cost is never understated."""
-    return ABSENT if value is None else number_text(math.ceil(value * 100 - 1e-6) / 100)
+    """ε rounded **up**, so that a privacy cost is never understated.
+
+    Two decimals; below 0.1 two significant digits, but at most six decimals.
+    """
+    if value is None:
+        return ABSENT
+    places = 2
+    if 0.0 < value < 0.1:
+        places = min(6, 1 - math.floor(math.log10(value)))
+    return number_text(math.ceil(value * 10**places - 1e-6) / 10**places, places)
 
 
 def delta_text(value: float | None) -> str:
