@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fedward.common.errors import RoundError
-from fedward.common.preprocess import Transform, check_transform, fit
-from fedward.common.study import Study, parse_study
+from fedward.common.preprocess import Transform, check_transform, fit, needs_federated
+from fedward.common.study import Study, load_study, parse_study
 from fedward.common.study.load import EXAMPLE
 
 FEATURES = """
@@ -78,3 +79,16 @@ def test_a_feature_without_bounds_stays_as_it_is_under_privacy() -> None:
     check_transform(study, transform)
     with pytest.raises(RoundError, match="no public bounds"):
         check_transform(study, edited(transform, "numeric", 0, deviation=1e-30))
+
+
+STUDIES = [
+    path
+    for path in sorted((Path(__file__).parents[2] / "examples").rglob("*.toml"))
+    if "[study]" in path.read_text(encoding="utf-8") and not needs_federated(load_study(path))
+]
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_the_public_transform_of_every_example_is_accepted(path: Path) -> None:
+    study = load_study(path)
+    check_transform(study, fit(study))

@@ -59,9 +59,9 @@ def _check_number(feature: Feature, number: NumericInput, *, private: bool) -> N
         if (number.mean, number.deviation) != (0.0, 1.0):
             raise _misfit(f"changes {feature.name}, which has no public bounds")
         return
-    inside = low <= number.mean <= high and low <= number.fill <= high
     unchanged = (number.mean, number.deviation) == (0.0, 1.0)
-    if not (inside or (unchanged and low <= number.fill <= high)):
+    filled = low <= number.fill <= high or feature.missing == "refuse"  # then nothing is filled in
+    if not (filled and (unchanged or low <= number.mean <= high)):
         raise _misfit(f"takes values of {feature.name} from outside its public bounds")
     if (high - low) / number.deviation > LARGEST_INPUT:
         raise _misfit(f"blows {feature.name} up")
