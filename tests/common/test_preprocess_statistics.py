@@ -21,8 +21,9 @@ FEATURES = [
 ]
 
 
-def make_study(features=FEATURES, *, private=False, image=None, **preprocess):
+def make_study(features=FEATURES, *, private=False, image=None, min_cell=10, **preprocess):
     table = tomllib.loads(EXAMPLE)
+    table["evaluation"] = {"min_cell": min_cell}
     table["data"] = {"modality": "tabular", "features": features}
     if image:
         table |= {"data": {"modality": "image"}, "model": {"name": "cnn"}}
@@ -40,7 +41,7 @@ def make_statistics(**changes):
         "total": np.array([-3.0, 4.0]),
         "square": np.array([9.0, 20.0]),
         "levels": (("I", "II"), ("a", "b")),
-        "level_counts": (np.array([10.0, 0.0]), np.array([11.0, 12.0])),
+        "level_counts": (np.array([10.0, 0.0]), np.array([10.0, 20.0])),
     }
     return Statistics(**(fields | changes))
 
@@ -56,7 +57,12 @@ def test_a_round_trip_keeps_everything():
     for name, array in sent.to_arrays().items():
         np.testing.assert_array_equal(got.to_arrays()[name], array)
     assert got.levels == sent.levels
-    assert [c.tolist() for c in got.level_counts] == [[10.0, 0.0], [11.0, 12.0]]
+    assert [c.tolist() for c in got.level_counts] == [[10.0, 0.0], [10.0, 20.0]]
+
+
+def test_cells_of_one_patient_need_no_rounding():
+    study = make_study(min_cell=1)
+    assert receive(study, make_statistics(), count=np.array([31.0, 7.0])).count.tolist() == [31, 7]
 
 
 def test_a_study_without_categories_has_no_level_counts():
@@ -75,7 +81,10 @@ def test_a_study_without_categories_has_no_level_counts():
         ({"square": np.array([-1.0, 0.0])}, "square is negative"),
         ({"count": np.array([-30.0, 20.0])}, "count is negative"),
         ({"count": np.array([9.0, 20.0])}, "below the minimum"),
-        ({"level_counts": np.array([10.0, 1.0, 11.0, 12.0])}, "below the minimum"),
+        ({"level_counts": np.array([10.0, 1.0, 10.0, 20.0])}, "below the minimum"),
+        ({"count": np.array([30.0, 23.0])}, "count is not rounded"),
+        ({"level_counts": np.array([10.0, 0.0, 11.0, 20.0])}, "level_counts is not rounded"),
+        ({"patients": np.array([30.5])}, "patients is not rounded"),
         ({"level_counts": np.zeros(3)}, "level_counts must be"),
         ({"patients": np.array([3.0])}, "below the minimum"),
         ({"noise_variance": np.array([1.0])}, "noise_variance must be 0"),

@@ -1,8 +1,14 @@
 """A site's sums for preprocessing: what leaves it, and what never does.
 
-Without differential privacy the sums of a feature are exact, but a feature or level with values
-from fewer than `[evaluation] min_cell` patients is left out, and the number of patients is rounded.
-Row counts of features are exact; a study that must not reveal them needs `mode = "dp"`.
+Without differential privacy a feature or level with values from fewer than `[evaluation] min_cell`
+patients is left out, and every count (of patients, of a feature's rows, of a level's) is rounded to
+a multiple of `min_cell`, at least one cell. So are the differences of counts: how many rows lack a
+value cannot be told. Sums are scaled as their count was: the mean and the mean square of a site are
+exact, its weight among the sites is rounded. So a mean over the sites that send it differs from
+that of their pooled rows by at most min_cell / 2 · sites / (sum of released counts) times the
+farthest distance of a site's mean from the pooled one. Rounding is no promise: the exact mean of
+whole numbers is a fraction, and whoever looks for its denominator may find the number of rows. A
+study that must promise needs `mode = "dp"`.
 
 Guarantee:
     With a plan, the released vector is a Gaussian mechanism over patients (add or remove one). One
@@ -15,6 +21,8 @@ Guarantee:
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,9 +70,19 @@ def local_statistics(
             "sums of a private study must carry noise", hint="give the privacy plan of the site"
         )
     smallest = study.evaluation.min_cell
-    exact = _exact_sums(layout(study, {"federated"}), features, patient, smallest)
-    cells = max(1, (_patients(patient) + smallest // 2) // smallest)
-    return Statistics(float(cells * smallest), *exact)
+    count, total, square, levels, level_counts = _exact_sums(
+        layout(study, {"federated"}), features, patient, smallest
+    )
+    rounded = _whole_cells(count, smallest)
+    scale = np.divide(rounded, count, out=np.zeros_like(count), where=count > 0)
+    return Statistics(
+        max(float(smallest), float(_whole_cells(np.array(_patients(patient)), smallest))),
+        rounded,
+        total * scale,
+        square * scale,
+        levels,
+        tuple(_whole_cells(counts, smallest) for counts in level_counts),
+    )
 
 
 def site_statistics(study: Study, features: Features, patient: Patients) -> Statistics:
@@ -85,6 +103,12 @@ def site_statistics(study: Study, features: Features, patient: Patients) -> Stat
         )
     exact = _exact_sums(layout(study, DATA), features, patient, smallest=1)
     return Statistics(float(_patients(patient)), *exact)
+
+
+def _whole_cells(counts: NDArray[Any], smallest: int) -> Vector:
+    """Counts rounded (halves up) to whole cells; one that is not 0 becomes one cell at least."""
+    cells = np.floor((counts + smallest // 2) / smallest)
+    return np.asarray(np.where(counts > 0, np.maximum(cells, 1) * smallest, 0), dtype=np.float64)
 
 
 def _exact_sums(

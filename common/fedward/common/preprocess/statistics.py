@@ -30,14 +30,17 @@ class Statistics:
     """Additive sums, in the public units `z` of `layout`.
 
     Attributes:
-        patients: how many patients; rounded, or noised and then possibly negative. Use `weight`.
+        patients: how many patients; noised under differential privacy, and then possibly negative.
+            Use `weight`.
         count: float64 `[columns]`, rows with a value (under differential privacy: the sum of
             each patient's share of such rows). A column is a numeric feature or an image channel.
-        total: float64 `[columns]`, sum of z.
-        square: float64 `[columns]`, sum of z².
+        total: float64 `[columns]`, sum of z: mean of z times `count`.
+        square: float64 `[columns]`, sum of z²: mean of z² times `count`.
         levels: for each categorical feature, names of its levels.
         level_counts: for each categorical feature, float64 `[levels]`, rows with that level.
-        noise_variance: variance of the Gaussian noise in each sum (public); 0 if they are exact.
+        noise_variance: variance of the Gaussian noise in each sum (public); 0 if there is none:
+            then `patients`, `count` and `level_counts` that leave a site are multiples of the
+            study's minimum cell.
     """
 
     patients: float
@@ -98,8 +101,8 @@ class Statistics:
 
         Raises:
             RoundError: an array is missing, has the wrong shape or is not finite; a count is
-                negative or below the minimum cell (exact sums) or the noise is missing (private
-                study); levels are not the study's.
+                negative or not a multiple of the minimum cell (no noise) or the noise is missing
+                (private study); levels are not the study's.
         """
         sums = layout(study)
         levels = _check_levels(sums, levels_json)
@@ -190,6 +193,8 @@ def _check_release(study: Study, arrays: Mapping[str, Vector]) -> None:
             raise _refuse(f"{name} is negative")
         if ((counts > 0) & (counts < smallest)).any():
             raise _refuse(f"{name} has a cell below the minimum")
+        if (counts % smallest != 0).any():
+            raise _refuse(f"{name} is not rounded to whole cells")
 
 
 def _check_levels(sums: Layout, text: str) -> tuple[tuple[str, ...], ...]:

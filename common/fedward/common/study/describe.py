@@ -169,13 +169,13 @@ def _leaves(study: Study) -> Iterator[str]:
     yield f"{model}, at most {study.training.rounds} times{noised}"
     released = tuple(_before_training(study))
     if released:
-        how = "with noise" if study.private else f"nothing about fewer than {_cell(study)}"
+        how = "with noise" if study.private else f"{_rounded(study)}, {_enough(study)}"
         yield f"Once, before training: {' and '.join(released)}, {how}"
     if study.task.kind == "regression":
         what = "sums of errors"
     else:
         what = f"counts of its test patients by score (in {study.evaluation.bins} steps) and label"
-    how = "with noise" if study.private else f"nothing about fewer than {_cell(study)}"
+    how = "with noise" if study.private else _enough(study)
     yield f"{_evaluations(study)}, for evaluation: {what}, {how}"
     yield "The hospital's name, and whether a round succeeded"
 
@@ -187,8 +187,12 @@ def _before_training(study: Study) -> Iterator[str]:
         yield "how many training patients it has"
 
 
-def _cell(study: Study) -> str:
-    return f"{study.evaluation.min_cell} patients"
+def _enough(study: Study) -> str:
+    return f"nothing about fewer than {study.evaluation.min_cell} patients"
+
+
+def _rounded(study: Study) -> str:
+    return f"counts rounded to multiples of {study.evaluation.min_cell}"
 
 
 def _evaluations(study: Study) -> str:
