@@ -106,9 +106,8 @@ def site_statistics(study: Study, features: Features, patient: Patients) -> Stat
 
 
 def _whole_cells(counts: NDArray[Any], smallest: int) -> Vector:
-    """Counts rounded (halves up) to whole cells; one that is not 0 becomes one cell at least."""
-    cells = np.floor((counts + smallest // 2) / smallest)
-    return np.asarray(np.where(counts > 0, np.maximum(cells, 1) * smallest, 0), dtype=np.float64)
+    """Counts rounded to whole cells, halves up. One that may leave is of one cell at least."""
+    return np.asarray(np.floor((counts + smallest // 2) / smallest) * smallest, dtype=np.float64)
 
 
 def _exact_sums(
