@@ -281,7 +281,9 @@ def assert_nothing_half_written(out: Path) -> None:
     assert FINISHED & {path.name for path in out.iterdir()} == set()
     assert [p for p in out.rglob("*") if p.name.startswith(".")] == []
     assert [
-        p for p in out.rglob("*") if p.is_file() and p.suffix not in (".safetensors", ".sha256")
+        p
+        for p in out.rglob("*")
+        if p.is_file() and p.suffix not in (".safetensors", ".sha256") and p.name != "lock"
     ] == []
 
 

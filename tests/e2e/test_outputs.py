@@ -171,9 +171,10 @@ def test_privacy_spent_is_what_the_events_cost(twice: Twice) -> None:
             by_group[charge["group"]].append(charge["event"])
         assert len(by_group["training"]) >= ROUNDS
         costs = []
-        for events in filter(None, by_group.values()):
+        for group, events in by_group.items():
             ours = spent([event_from_dict(event) for event in events], site["delta"])
             costs.append(ours.epsilon)
+            assert site[group] == pytest.approx(ours.epsilon, abs=1e-9), (name, group)
             assert ours.epsilon == pytest.approx(directly(events, site["delta"]), rel=0.01)
         assert site["epsilon"] == pytest.approx(max(costs), abs=1e-9), name
         assert 0 < site["epsilon"] <= study.privacy.epsilon
@@ -181,6 +182,7 @@ def test_privacy_spent_is_what_the_events_cost(twice: Twice) -> None:
         assert site["delta"] == study.privacy.delta
         assert site["unit"] == "patient"
         assert list(site["per_round"]) == sorted(site["per_round"])
+        assert site["per_round"][-1] == pytest.approx(site["training"], rel=1e-6)
         # What ran is what was planned: expected batch over patients, steps times rounds.
         patients = next(s["train_patients"] for s in results["sites"] if s["name"] == name)
         sampled = [e for e in by_group["training"] if "steps" in e]

@@ -189,6 +189,8 @@ def _privacy(i: int, rounds: int) -> SitePrivacy:
         crosscheck=last + 0.01,
         events=tuple(charge.to_dict() for charge in charges),
         per_round=tuple(float(x) for x in spent),
+        training=last,
+        testing=last / 2,
     )
 
 

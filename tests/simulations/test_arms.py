@@ -10,23 +10,35 @@ import pytest
 
 from fedward.client.cohort import Cohort
 from fedward.client.workspace import Workspace
-from fedward.common.errors import PrivacyError, RoundError, TrainingError
+from fedward.common.errors import (
+    DataError,
+    FedwardError,
+    Interrupted,
+    OutputError,
+    PrivacyError,
+    RoundError,
+    StudyError,
+    TrainingError,
+)
 from fedward.common.preprocess import fit
 from fedward.common.study import Study
 from fedward.common.tensors import Weights
-from fedward.server.checkpoints import NoCheckpoints
+from fedward.server.checkpoints import Checkpoints, NoCheckpoints, RunState
 from fedward.server.preparation import first_weights
 from fedward.simulations.arms import (
     ArmName,
     ArmResult,
+    _run_together,
     arms_of,
     make_site,
+    make_sites,
     run_arm,
     seeded,
     study_of_arm,
 )
 from fedward.simulations.engines.flaky import run_flaky
-from fedward.simulations.fakes import make_cohort, make_cohorts, make_sites, small_study
+from fedward.simulations.fakes import make_cohort, make_cohorts, small_study
+from fedward.simulations.fakes import make_sites as fake_sites
 from fedward.simulations.health import warnings_of
 from fedward.simulations.judging import cross_site, judge_arm, metrics_with_intervals
 
@@ -36,7 +48,11 @@ Shown = list[tuple[str, int, float | None]]
 
 
 def run(
-    study: Study, arm: ArmName, cohorts: Sequence[Cohort], shown: Shown | None = None
+    study: Study,
+    arm: ArmName,
+    cohorts: Sequence[Cohort],
+    shown: Shown | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> ArmResult:
     workspace = Workspace()
     return run_arm(
@@ -45,7 +61,7 @@ def run(
         cohorts,
         judges=judges(study, cohorts),
         workspace=workspace,
-        checkpoints=NoCheckpoints(),
+        checkpoints=checkpoints or NoCheckpoints(),
         shown=lambda *told: (shown if shown is not None else []).append(told),
     )
 
@@ -139,7 +155,7 @@ def test_local_is_each_site_run_alone(preprocess: str) -> None:
     own = study_of_arm(study, "local")
     assert set(found.outcomes) == set(found.sites) == {"site-1", "site-2", "site-3"}
     for cohort in cohorts:
-        alone = run_flaky(own, make_sites(own, [cohort]))
+        alone = run_flaky(own, fake_sites(own, [cohort]))
         outcome = found.outcome_for(cohort.site)
         assert outcome is not None
         assert same(outcome.weights, alone.weights)
@@ -267,6 +283,75 @@ def test_a_site_that_cannot_keep_the_promise_is_named() -> None:
     cohorts = [*make_cohorts(study, 2), make_cohort(study, "tiny", patients=4)]
     with pytest.raises(PrivacyError, match="site tiny: "):
         run(study, "federated", cohorts)
+
+
+@pytest.mark.parametrize(
+    ("tiny", "names"), [(3, "t0, t1, t2"), (7, "t0, t1, t2, t3, t4 and 2 more")]
+)
+def test_all_sites_that_cannot_keep_the_promise_are_named_at_once(tiny: int, names: str) -> None:
+    study = small_study(**PRIVATE)
+    cohorts = [make_cohort(study, f"t{number}", patients=4) for number in range(tiny)]
+    cohorts[1:1] = make_cohorts(study, 2)
+    with pytest.raises(PrivacyError) as caught:
+        make_sites(study, cohorts, Workspace())
+    text = str(caught.value)
+    assert f"{tiny} of {tiny + 2} sites cannot keep the privacy promise ({names}); " in text
+    assert "[training] batch_size is larger than the number of patients" in text
+    assert "take a smaller batch_size" in caught.value.hint
+    assert "\n" not in text
+
+
+class Broken(NoCheckpoints):
+    """Checkpoints that fail with the given error after the first round."""
+
+    def __init__(self, error: FedwardError) -> None:
+        self._error = error
+
+    def save(self, state: RunState) -> None:
+        if state.round == 1:
+            raise self._error
+
+
+@pytest.mark.parametrize("kind", [DataError, PrivacyError, StudyError, RoundError])
+@pytest.mark.parametrize("arm", ["pooled", "federated_no_dp"])
+def test_whatever_a_baseline_fails_of_is_reported(arm: ArmName, kind: type[FedwardError]) -> None:
+    study = small_study(**PRIVATE, simulation=ALL)
+    cohorts = make_cohorts(study, 2)
+    error = kind("it cannot", hint="change it")
+    found = run(study, arm, cohorts, checkpoints=Broken(error))
+    assert (found.outcomes, found.failed) == ({}, {"": "it cannot: change it"})
+    assert [point.round for point in found.curve] == [1]
+    (warning,) = warnings_of(study, [found], {})
+    assert warning == f"{arm}: could not be trained: it cannot: change it"
+    with pytest.raises(kind, match="it cannot"):
+        run(study, "federated", cohorts, checkpoints=Broken(error))
+
+
+def test_a_baseline_with_a_site_that_cannot_even_be_made_is_reported() -> None:
+    study = small_study(**PRIVATE)
+    cohorts = [*make_cohorts(study, 2), make_cohort(study, "tiny", patients=4)]
+    unprotected = judges(study, cohorts)
+    with pytest.raises(PrivacyError, match="tiny"):
+        _run_together(
+            study, "federated", cohorts, None, unprotected, Workspace(), NoCheckpoints(), quiet
+        )
+    parts = _run_together(
+        study, "federated_no_dp", cohorts, None, unprotected, Workspace(), NoCheckpoints(), quiet
+    )
+    assert parts[0] == {}
+    assert parts[1][""].startswith("site tiny: ")
+
+
+def quiet(arm: ArmName, number: int, metric: float | None) -> None:
+    del arm, number, metric
+
+
+@pytest.mark.parametrize("kind", [OutputError, Interrupted])
+@pytest.mark.parametrize("arm", ["pooled", "federated_no_dp"])
+def test_a_full_disk_or_ctrl_c_ends_every_arm(arm: ArmName, kind: type[FedwardError]) -> None:
+    study = small_study(**PRIVATE, simulation=ALL)
+    with pytest.raises(kind, match="it cannot"):
+        run(study, arm, make_cohorts(study, 2), checkpoints=Broken(kind("it cannot", hint="x")))
 
 
 def test_every_site_purpose_round_and_seed_has_randomness_of_its_own() -> None:

@@ -94,6 +94,31 @@ def test_epsilon_is_never_understated(value: float) -> None:
     assert value - 1e-7 <= float(epsilon_text(value)) < value + 0.0101
 
 
+@given(st.floats(1e-5, 0.0999))
+def test_a_small_epsilon_keeps_two_digits(value: float) -> None:
+    shown = float(epsilon_text(value))
+    assert value * (1 - 1e-9) - 1e-11 <= shown <= value * 1.1 + 1e-11
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (0.0, "0.00"),
+        (0.0123, "0.013"),
+        (0.05, "0.050"),
+        (0.0999, "0.100"),
+        (0.1, "0.10"),
+        (0.101, "0.11"),
+        (0.000_123, "0.00013"),
+        (1e-9, "0.000001"),
+        (2.0, "2.00"),
+    ],
+)
+def test_epsilon_in_words(value: float | None, text: str) -> None:
+    assert epsilon_text(value) == text
+
+
 @pytest.mark.parametrize(
     ("estimate", "text"),
     [

@@ -2,7 +2,7 @@
 
 OUT/checkpoints/lock               held while a run lasts; empty
 OUT/checkpoints/simulation.sha256  which study and seed the checkpoints belong to
-OUT/checkpoints/data.json          which data: a digest for each site
+OUT/checkpoints/data.sha256        which data: a digest for each site
 OUT/checkpoints/<arm>/             states after rounds
 OUT/cache/<site>/                  decoded pictures
 """
@@ -36,7 +36,7 @@ class RunFolder:
         self.cache = out / "cache"
         self._lock = self.checkpoints / "lock"
         self._mark = self.checkpoints / "simulation.sha256"
-        self._data = self.checkpoints / "data.json"
+        self._data = self.checkpoints / "data.sha256"
         self._begun = False
 
     @contextmanager
