@@ -229,3 +229,21 @@ def test_releases_are_said_in_words() -> None:
     assert "20 × 8 DP-SGD steps on 12.5 % of the patients, noise σ/C = 2.31" in text
     assert "statistics with noise σ/C = 14.2" in text
     assert "evaluation with noise σ/C = 19" in text
+
+
+def test_privacy_is_shown_for_training_and_test_patients() -> None:
+    """Every column has a heading, and both groups are beside the larger of the two."""
+    results = sample_results()
+    site = next(iter(results.privacy))
+    changed = results.privacy[site].model_copy(
+        update={"epsilon": 1.75, "training": 0.0123, "testing": 1.75}
+    )
+    page = render(results.model_copy(update={"privacy": {**results.privacy, site: changed}}))
+    section = page[page.index('id="privacy"') :]
+    table = section[: section.index("</table>")]
+    headings = re.findall(r'<th scope="col"[^>]*>(.*?)</th>', table)
+    row = next(r for r in table.split("<tr>") if f'<th scope="row">{site}</th>' in r)
+    cells = [site, *re.findall(r"<td[^>]*>(.*?)</td>", row)]
+    shown = dict(zip(headings, cells, strict=True))
+    assert (shown["ε spent"], shown["Training patients"]) == ("1.75", "0.013")
+    assert shown["Test patients"] == "1.75"
