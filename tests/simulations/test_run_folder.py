@@ -43,11 +43,13 @@ def test_a_process_that_is_killed_lets_go(tmp_path: Path) -> None:
             os.write(told, b"x")
             signal.pause()
         os._exit(1)
-    assert os.read(ready, 1) == b"x"
-    with pytest.raises(OutputError, match="another run"), RunFolder(tmp_path).held():
-        pytest.fail("two runs hold the folder")
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    try:
+        assert os.read(ready, 1) == b"x"
+        with pytest.raises(OutputError, match="another run"), RunFolder(tmp_path).held():
+            pytest.fail("two runs hold the folder")
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
     with RunFolder(tmp_path).held():
         pass
 
