@@ -341,7 +341,7 @@ def test_a_real_process_says_the_same(files: Any, fedward: Any) -> None:
 def test_a_damaged_picture_is_refused(files: Any, warm: Any) -> None:
     draw = np.random.default_rng(0)
     lines = ["file,finding"]
-    for number in range(8):
+    for number in range(40):  # enough for both findings among those kept for testing
         pixels = draw.integers(0, 255, (16, 16), dtype=np.uint8)
         Image.fromarray(pixels).save(files.folder / f"{number}.png")
         lines.append(f"{number}.png,{'no' if number % 2 else 'yes'}")

@@ -61,7 +61,8 @@ def _check_truth(kind: Kind, truth: Floats, outputs: int) -> None:
 def _check_scores(kind: Kind, scores: Floats) -> None:
     if not np.isfinite(scores).all():
         raise TrainingError(
-            "the model's scores are not finite", hint="lower the learning rate or clip gradients"
+            "training diverged: the model's scores are not finite",
+            hint="lower [training] learning_rate",
         )
     if kind == "regression":
         return
