@@ -154,6 +154,20 @@ def test_a_site_does_nothing_twice_and_nothing_beyond_its_budget() -> None:
     assert epsilon(site.spending.events("testing"), plan.delta) <= plan.epsilon
 
 
+def test_a_score_that_overflows_does_not_refuse_a_private_evaluation() -> None:
+    """Deep enough, allowed weights overflow; a refusal would be an answer without noise."""
+    site = a_site(small_study(**PRIVATE, model={"name": "mlp", "hidden": [64] * 6}))
+    weights, transform = begin(site)
+    large = {name: np.full_like(array, 1e6) for name, array in weights.items()}
+    _, test = site.prepare(transform)
+    last = list(large)[-2]
+    large[last][0, ::2] *= -1.0  # infinite minus infinite
+    assert not np.isfinite(site.scores(large, test)).all()
+    counts = site.evaluate(large, transform, round_number=1)
+    assert counts is not None
+    assert all(np.isfinite(cell).all() for cell in counts.cells.values())
+
+
 def test_preprocessing_is_frozen_for_a_run() -> None:
     site = a_site(small_study(**PRIVATE))
     weights, transform = begin(site)

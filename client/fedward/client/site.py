@@ -141,10 +141,11 @@ class Site:
         if self.plan is not None:
             self.spending.charge(round_number, "testing", self.plan.evaluation_event())
         _, dataset = self.prepare(transform)
+        scores = self.scores(weights, dataset)
         counts = count(
             study.task.kind,
             dataset.target.numpy(),
-            self.scores(weights, dataset),
+            scores if self.plan is None else _told_nothing(study, scores),
             outputs=study.task.outputs,
             bins=study.evaluation.bins,
             bounds=study.task.bounds,
@@ -224,6 +225,16 @@ class Site:
     def _module(self, dataset: Dataset) -> torch.nn.Module:
         task = self.study.task
         return self._workspace.module(self.study.model, dataset.inputs.shape, task.outputs)
+
+
+def _told_nothing(study: Study, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores with a guess in place of what is not finite, row by row.
+
+    Whether a patient's score overflows is about that patient: a refusal would tell it unnoised.
+    """
+    low, high = study.task.bounds or (0.0, 2.0 / scores.shape[1] if scores.shape[1] > 1 else 1.0)
+    finite = np.isfinite(scores).all(axis=1, keepdims=True)
+    return np.where(finite, scores, np.float32((low + high) / 2))
 
 
 def _units(study: Study, cohort: Cohort) -> Cohort:
