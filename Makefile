@@ -24,7 +24,7 @@ QUIET := FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
 TEST := $(QUIET) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -o consider_namespace_packages=true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow check lint coverage format bench docs clean
+.PHONY: help setup demo test slow check lint coverage format bench docs proto clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | \
@@ -72,6 +72,10 @@ bench: $(READY)  ## reproduce the published federated figures beside ours
 
 docs: $(READY)  ## regenerate docs/cli.md and docs/exit-codes.md, and check all links
 	$(BIN)/python docs/generate.py
+
+proto: $(READY)  ## regenerate the code of the link's messages from link.proto
+	$(BIN)/python -m grpc_tools.protoc -I common --python_out=common --pyi_out=common \
+		--grpc_python_out=common common/fedward/common/wire/link.proto
 
 clean:  ## remove what was built, .venv and OUT included
 	rm -rf .venv "$(OUT)" build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache \

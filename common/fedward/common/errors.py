@@ -10,6 +10,10 @@
     ├── ModelError                9   a model bundle is missing, damaged or does not fit the input
     ├── OutputError               10  results cannot be written (full disk, no permission)
     ├── MissingExtraError         11  a part of fedward that this command needs is not installed
+    ├── IdentityError             12  a key, certificate, roster or signature cannot be trusted
+    ├── LinkError                 13  the other side cannot be reached, or broke the link's rules
+    ├── PolicyError               14  the site's policy or its stewards do not allow it
+    ├── StateError                15  what is asked for does not fit the state it is in
     └── Interrupted               130 stopped by Ctrl-C; what was finished is checkpointed
 
 Exit code 0 is success, 1 a defect in fedward itself, 2 a wrong command line.
@@ -105,6 +109,30 @@ class MissingExtraError(FedwardError):
     """A part of fedward that this command needs is not installed."""
 
     exit_code = 11
+
+
+class IdentityError(FedwardError):
+    """A key, certificate, roster or signature cannot be trusted."""
+
+    exit_code = 12
+
+
+class LinkError(FedwardError):
+    """The other side cannot be reached, or broke the link's rules."""
+
+    exit_code = 13
+
+
+class PolicyError(FedwardError):
+    """The site's policy or its stewards do not allow it."""
+
+    exit_code = 14
+
+
+class StateError(FedwardError):
+    """What is asked for does not fit the state that a site, study or run is in."""
+
+    exit_code = 15
 
 
 class Interrupted(FedwardError):  # noqa: N818  (an event, not a fault)
