@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+import fedward.common.wire  # noqa: F401  (as the command does: before anything loads gRPC)
+
 # Before anything imports flwr: no telemetry, no update check.
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"

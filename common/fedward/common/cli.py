@@ -19,6 +19,7 @@ from types import TracebackType
 
 import click
 
+import fedward.common.wire  # noqa: F401  (before anything loads gRPC: no TLS but 1.3)
 from fedward.common.errors import FedwardError, Interrupted, MissingExtraError
 from fedward.common.exit_codes import BROKEN_PIPE, DEFECT, exit_codes
 from fedward.common.files import output_error
