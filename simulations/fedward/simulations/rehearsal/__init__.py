@@ -1,0 +1,1 @@
+"""`fedward rehearse`: the real server and the real daemons of a study, on one machine."""

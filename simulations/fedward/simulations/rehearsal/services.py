@@ -1,0 +1,157 @@
+"""Services as processes: started, known to be ready, killed, started again, and gone at the end.
+
+Each tells that it is ready over a socket, as to systemd (`NOTIFY_SOCKET`), so nobody waits longer
+than needed. Its output goes to a file.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from fedward.common.errors import RoundError
+
+_COMMAND = "import sys; from fedward.common.cli import main; sys.exit(main())"
+_READY_S = 60.0
+_STOP_S = 15.0
+
+
+class Service:
+    """One `fedward … run` in a process group of its own.
+
+    Args:
+        arguments: after `fedward`.
+        folder: an existing folder for its output and its socket.
+        name: what it is called there.
+        environment: added to this process's.
+    """
+
+    def __init__(
+        self,
+        arguments: list[str],
+        *,
+        folder: Path,
+        name: str,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self.output = folder / f"{name}.out"
+        self._arguments = arguments
+        self._environment = environment or {}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *, ready_s: float = _READY_S) -> None:
+        """Start it and return when it says that it is ready.
+
+        Raises:
+            RoundError: it ended, or did not get ready in time; the message quotes its last line.
+        """
+        # An abstract socket: no file to remove, no limit on the folder's length.
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+            listener.bind("")  # the kernel picks a name
+            address = listener.getsockname()
+            name = "@" + (address[1:] if isinstance(address, str) else address[1:].decode())
+            self._launch(name)
+            self._await(listener, time.monotonic() + ready_s)
+
+    def _launch(self, notify: str) -> None:
+        environment = {**os.environ, **self._environment, "NOTIFY_SOCKET": notify}
+        with self.output.open("ab") as output:
+            self._process = subprocess.Popen(  # noqa: S603  (our own command)
+                [sys.executable, "-c", _COMMAND, *self._arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def _await(self, listener: socket.socket, until: float) -> None:
+        listener.settimeout(0.2)  # only to see whether the process ended
+        while time.monotonic() < until:
+            with suppress(TimeoutError):
+                if b"READY=1" in listener.recv(4096):
+                    return
+            if not self.alive:
+                break
+        self.kill()
+        raise RoundError(f"{self.name} did not start", hint=self.last_line() or "see its output")
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, while it runs."""
+        return self._process.pid if self._process is not None and self.alive else None
+
+    def kill(self) -> None:
+        """SIGKILL, to the process alone; what it started must notice by itself."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+            self._process.wait()
+
+    def kill_child(self) -> bool:
+        """SIGKILL to a process that it started: a training process. False if there is none."""
+        children = _children(self.pid) if self.pid else []
+        if not children:
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(children[0], signal.SIGKILL)
+        return True
+
+    def stop(self) -> int | None:
+        """SIGTERM, and SIGKILL to all that is left if that takes too long; the exit code."""
+        if self._process is None:
+            return None
+        with suppress(ProcessLookupError):
+            self._process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_STOP_S)
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        return self._process.wait()
+
+    def last_line(self) -> str:
+        """The end of its output, for a message."""
+        with suppress(OSError):
+            lines = self.output.read_text(errors="replace").strip().splitlines()
+            return lines[-1][:300] if lines else ""
+        return ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            found += [int(word) for word in task.read_text().split()]
+    return found
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
