@@ -4,46 +4,49 @@
 # source: fedward/common/wire/link.proto
 # Protobuf Python Version: 6.33.5
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 6, 33, 5, "", "fedward/common/wire/link.proto"
+    _runtime_version.Domain.PUBLIC,
+    6,
+    33,
+    5,
+    '',
+    'fedward/common/wire/link.proto'
 )
 # @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n\x1e\x66\x65\x64ward/common/wire/link.proto\x12\x0f\x66\x65\x64ward.link.v1"9\n\x06Signed\x12\x0e\n\x06header\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c"\x94\x03\n\x06Header\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0f\n\x07session\x18\x02 \x01(\x0c\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x0e\n\x06sender\x18\x04 \x01(\t\x12\x11\n\trecipient\x18\x05 \x01(\t\x12\x0c\n\x04kind\x18\x06 \x01(\t\x12\r\n\x05study\x18\x07 \x01(\t\x12\x0b\n\x03run\x18\x08 \x01(\t\x12\r\n\x05round\x18\t \x01(\r\x12\x0e\n\x06\x61\x63tion\x18\n \x01(\t\x12\x13\n\x0b\x62ody_sha256\x18\x0b \x01(\x0c\x12\x11\n\tbody_size\x18\x0c \x01(\x04\x12\x10\n\x08\x65ncoding\x18\r \x01(\t\x12\x12\n\nplain_size\x18\x0e \x01(\x04\x12\x10\n\x08reply_to\x18\x0f \x01(\x0c\x12\x12\n\nsent_at_ms\x18\x10 \x01(\x04\x12$\n\x05\x61udit\x18\x11 \x01(\x0b\x32\x15.fedward.link.v1.Head\x12%\n\x06ledger\x18\x12 \x01(\x0b\x32\x15.fedward.link.v1.Head\x12(\n\twitnessed\x18\x13 \x01(\x0b\x32\x15.fedward.link.v1.Head"$\n\x04Head\x12\x0e\n\x06length\x18\x01 \x01(\x04\x12\x0c\n\x04hash\x18\x02 \x01(\x0c"9\n\x05Range\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0f\n\x07message\x18\x02 \x01(\x0c\x12\x0e\n\x06offset\x18\x03 \x01(\x04"%\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c"c\n\x04Part\x12*\n\x07message\x18\x01 \x01(\x0b\x32\x17.fedward.link.v1.SignedH\x00\x12\'\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x16.fedward.link.v1.ChunkH\x00\x42\x06\n\x04part"\'\n\x04\x42\x65\x61t\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0e\n\x06number\x18\x02 \x01(\x04"\x81\x01\n\x06Notice\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x16\n\x0eroster_version\x18\x02 \x01(\x04\x12\x17\n\x0fstudies_version\x18\x03 \x01(\x04\x12&\n\x05tasks\x18\x04 \x03(\x0b\x32\x17.fedward.link.v1.Signed\x12\x0e\n\x06\x63losed\x18\x05 \x03(\x0c\x32\xae\x02\n\x04Link\x12\x39\n\x05Greet\x12\x17.fedward.link.v1.Signed\x1a\x17.fedward.link.v1.Signed\x12<\n\x06\x41ttend\x12\x15.fedward.link.v1.Beat\x1a\x17.fedward.link.v1.Notice(\x01\x30\x01\x12\x38\n\x04\x43\x61ll\x12\x17.fedward.link.v1.Signed\x1a\x17.fedward.link.v1.Signed\x12\x39\n\x05\x46\x65tch\x12\x16.fedward.link.v1.Range\x1a\x16.fedward.link.v1.Chunk0\x01\x12\x38\n\x04Send\x12\x15.fedward.link.v1.Part\x1a\x17.fedward.link.v1.Signed(\x01\x62\x06proto3'
-)
+
+
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66\x65\x64ward/common/wire/link.proto\x12\x0f\x66\x65\x64ward.link.v1\"9\n\x06Signed\x12\x0e\n\x06header\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\"\x94\x03\n\x06Header\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0f\n\x07session\x18\x02 \x01(\x0c\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x0e\n\x06sender\x18\x04 \x01(\t\x12\x11\n\trecipient\x18\x05 \x01(\t\x12\x0c\n\x04kind\x18\x06 \x01(\t\x12\r\n\x05study\x18\x07 \x01(\t\x12\x0b\n\x03run\x18\x08 \x01(\t\x12\r\n\x05round\x18\t \x01(\r\x12\x0e\n\x06\x61\x63tion\x18\n \x01(\t\x12\x13\n\x0b\x62ody_sha256\x18\x0b \x01(\x0c\x12\x11\n\tbody_size\x18\x0c \x01(\x04\x12\x10\n\x08\x65ncoding\x18\r \x01(\t\x12\x12\n\nplain_size\x18\x0e \x01(\x04\x12\x10\n\x08reply_to\x18\x0f \x01(\x0c\x12\x12\n\nsent_at_ms\x18\x10 \x01(\x04\x12$\n\x05\x61udit\x18\x11 \x01(\x0b\x32\x15.fedward.link.v1.Head\x12%\n\x06ledger\x18\x12 \x01(\x0b\x32\x15.fedward.link.v1.Head\x12(\n\twitnessed\x18\x13 \x01(\x0b\x32\x15.fedward.link.v1.Head\"$\n\x04Head\x12\x0e\n\x06length\x18\x01 \x01(\x04\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\"9\n\x05Range\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0f\n\x07message\x18\x02 \x01(\x0c\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"%\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"c\n\x04Part\x12*\n\x07message\x18\x01 \x01(\x0b\x32\x17.fedward.link.v1.SignedH\x00\x12\'\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x16.fedward.link.v1.ChunkH\x00\x42\x06\n\x04part\"\'\n\x04\x42\x65\x61t\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0e\n\x06number\x18\x02 \x01(\x04\"\x81\x01\n\x06Notice\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x16\n\x0eroster_version\x18\x02 \x01(\x04\x12\x17\n\x0fstudies_version\x18\x03 \x01(\x04\x12&\n\x05tasks\x18\x04 \x03(\x0b\x32\x17.fedward.link.v1.Signed\x12\x0e\n\x06\x63losed\x18\x05 \x03(\x0c\x32\xae\x02\n\x04Link\x12\x39\n\x05Greet\x12\x17.fedward.link.v1.Signed\x1a\x17.fedward.link.v1.Signed\x12<\n\x06\x41ttend\x12\x15.fedward.link.v1.Beat\x1a\x17.fedward.link.v1.Notice(\x01\x30\x01\x12\x38\n\x04\x43\x61ll\x12\x17.fedward.link.v1.Signed\x1a\x17.fedward.link.v1.Signed\x12\x39\n\x05\x46\x65tch\x12\x16.fedward.link.v1.Range\x1a\x16.fedward.link.v1.Chunk0\x01\x12\x38\n\x04Send\x12\x15.fedward.link.v1.Part\x1a\x17.fedward.link.v1.Signed(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "fedward.common.wire.link_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fedward.common.wire.link_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_SIGNED"]._serialized_start = 51
-    _globals["_SIGNED"]._serialized_end = 108
-    _globals["_HEADER"]._serialized_start = 111
-    _globals["_HEADER"]._serialized_end = 515
-    _globals["_HEAD"]._serialized_start = 517
-    _globals["_HEAD"]._serialized_end = 553
-    _globals["_RANGE"]._serialized_start = 555
-    _globals["_RANGE"]._serialized_end = 612
-    _globals["_CHUNK"]._serialized_start = 614
-    _globals["_CHUNK"]._serialized_end = 651
-    _globals["_PART"]._serialized_start = 653
-    _globals["_PART"]._serialized_end = 752
-    _globals["_BEAT"]._serialized_start = 754
-    _globals["_BEAT"]._serialized_end = 793
-    _globals["_NOTICE"]._serialized_start = 796
-    _globals["_NOTICE"]._serialized_end = 925
-    _globals["_LINK"]._serialized_start = 928
-    _globals["_LINK"]._serialized_end = 1230
+  DESCRIPTOR._loaded_options = None
+  _globals['_SIGNED']._serialized_start=51
+  _globals['_SIGNED']._serialized_end=108
+  _globals['_HEADER']._serialized_start=111
+  _globals['_HEADER']._serialized_end=515
+  _globals['_HEAD']._serialized_start=517
+  _globals['_HEAD']._serialized_end=553
+  _globals['_RANGE']._serialized_start=555
+  _globals['_RANGE']._serialized_end=612
+  _globals['_CHUNK']._serialized_start=614
+  _globals['_CHUNK']._serialized_end=651
+  _globals['_PART']._serialized_start=653
+  _globals['_PART']._serialized_end=752
+  _globals['_BEAT']._serialized_start=754
+  _globals['_BEAT']._serialized_end=793
+  _globals['_NOTICE']._serialized_start=796
+  _globals['_NOTICE']._serialized_end=925
+  _globals['_LINK']._serialized_start=928
+  _globals['_LINK']._serialized_end=1230
 # @@protoc_insertion_point(module_scope)
