@@ -26,8 +26,9 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from fedward.client.site import Site
+from fedward.client.telling import reason_to_tell
 from fedward.common import records
-from fedward.common.errors import DataError, FedwardError, PrivacyError, RoundError, StudyError
+from fedward.common.errors import FedwardError, RoundError, StudyError
 from fedward.common.preprocess import Transform
 from fedward.common.study import study_hash
 from fedward.common.tensors import Weights
@@ -37,13 +38,19 @@ FindSite = Callable[[Context], Site]
 _Handler = Callable[[Site, Message], RecordDict]
 
 
-def build_client_app(find_site: FindSite, *, disclose: bool = False) -> ClientApp:
+def build_client_app(
+    find_site: FindSite,
+    *,
+    disclose: bool = False,
+    on_refusal: Callable[[FedwardError], None] | None = None,
+) -> ClientApp:
     """Make the client app.
 
     Args:
         find_site: gives the site that a Flower context belongs to.
         disclose: tell the server a refusal's own words, for simulations, where one person is both;
             see `reason_to_tell`.
+        on_refusal: is told every refusal in its own words, for the site's own people.
     """
     app = ClientApp()
     handlers: dict[str, _Handler] = {
@@ -55,12 +62,15 @@ def build_client_app(find_site: FindSite, *, disclose: bool = False) -> ClientAp
     for message_type, handler in handlers.items():
         category, _, action = message_type.partition(".")
         register = {"query": app.query, "train": app.train, "evaluate": app.evaluate}[category]
-        register(action or "default")(_answer(find_site, handler, disclose=disclose))
+        register(action or "default")(_answer(find_site, handler, disclose, on_refusal))
     return app
 
 
 def _answer(
-    find_site: FindSite, handler: _Handler, *, disclose: bool
+    find_site: FindSite,
+    handler: _Handler,
+    disclose: bool,
+    on_refusal: Callable[[FedwardError], None] | None,
 ) -> Callable[[Message, Context], Message]:
     def answer(message: Message, context: Context) -> Message:
         try:
@@ -68,24 +78,13 @@ def _answer(
             _check_study(site, message)
             content = handler(site, message)
         except FedwardError as refusal:
+            if on_refusal is not None:
+                on_refusal(refusal)
             reason = str(refusal) if disclose else reason_to_tell(refusal)
             return Message(Error(refusal.exit_code, reason), reply_to=message)
         return Message(content, reply_to=message)
 
     return answer
-
-
-def reason_to_tell(refusal: FedwardError) -> str:
-    """What a server may know about why a site refuses.
-
-    What was found in the data, or what privacy would cost there, depends on the patients: from the
-    figures in such a message their exact number can be worked out. The site itself is told all.
-    """
-    if isinstance(refusal, DataError):
-        return "the site's data cannot be used as the study demands; the site knows why"
-    if isinstance(refusal, PrivacyError):
-        return "the privacy promise cannot be kept at this site; the site knows why"
-    return str(refusal)
 
 
 def _check_study(site: Site, message: Message) -> None:

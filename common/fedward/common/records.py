@@ -28,6 +28,10 @@ ROUND: Final = "server-round"
 TRANSFORM: Final = "transform"
 PROXIMAL_MU: Final = "proximal-mu"
 LEVELS: Final = "levels"
+ERROR_CODE: Final = "error-code"
+"""Exit code of the error that stopped a site; only in a reply that refuses."""
+ERROR_REASON: Final = "error-reason"
+"""What the server may know about it; only in a reply that refuses."""
 
 # Keys of the metric record.
 WEIGHT: Final = "weight"
