@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from fedward.common.errors import LinkError
 from fedward.common.files import output_error
+from fedward.common.wire import strict
 
 Scalar = str | int | float | bool
 
@@ -51,6 +52,8 @@ BLOCK = 1 << 20
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _RECORDS = "fedward"
 _LENGTH = 8
+_MOST_DIMENSIONS = 8
+_MOST_ELEMENTS = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -107,16 +110,19 @@ def write_body(path: Path, content: Content) -> Written:
     """Write a body file; not fsynced, for a spool that is remade when it is lost.
 
     Raises:
-        LinkError: an array has a dtype that may not travel.
+        LinkError: something in it may not travel: a dtype, a text that is no text, NaN.
         OutputError: the disk refuses.
     """
     digest = hashlib.sha256()
     size = 0
+    header = _header(content)
     try:
         with path.open("wb", buffering=0) as file:
-            for piece in _pieces(content):
+            for piece in _pieces(header, content):
                 digest.update(piece)
-                size += file.write(piece)
+                size += len(piece)
+                while piece:  # a disk that is nearly full takes a part of it
+                    piece = piece[file.write(piece) :]
     except OSError as error:
         with suppress(OSError):
             path.unlink()
@@ -124,15 +130,13 @@ def write_body(path: Path, content: Content) -> Written:
     return Written(path, digest.digest(), size)
 
 
-def _pieces(content: Content) -> Iterator[memoryview]:
+def _header(content: Content) -> bytes:
     table: dict[str, Any] = {}
-    arrays: list[NDArray[Any]] = []
     offset = 0
     for name, array in content.arrays.items():
         dtype = array.dtype.newbyteorder("<")
         if dtype not in _NAMES or name.startswith("__"):
             raise LinkError(f"array {name} of type {array.dtype} may not travel", hint=_HINT)
-        arrays.append(np.asarray(array, dtype=dtype, order="C"))
         end = offset + array.nbytes
         table[name] = {
             "dtype": _NAMES[dtype],
@@ -140,13 +144,28 @@ def _pieces(content: Content) -> Iterator[memoryview]:
             "data_offsets": [offset, end],
         }
         offset = end
-    records = json.dumps({"config": dict(content.config), "metrics": dict(content.metrics)})
-    header = json.dumps({"__metadata__": {_RECORDS: records}, **table}, separators=(",", ":"))
-    text = header.encode()
+    try:
+        records = {"config": _config(content.config), "metrics": _metrics(content.metrics)}
+        text = json.dumps(
+            {"__metadata__": {_RECORDS: strict.dumps(records).decode()}, **table},
+            separators=(",", ":"),
+        ).encode()
+        strict.loads(text)
+        strict.loads(strict.dumps(records))
+    except (TypeError, ValueError) as error:
+        raise LinkError("a message holds a value that may not travel", hint=_HINT) from error
     text += b" " * (-len(text) % _LENGTH)
-    yield memoryview(len(text).to_bytes(_LENGTH, "little") + text)
-    for array in arrays:
-        flat = array.reshape(-1).view(np.uint8).data
+    if len(text) > LARGEST_HEADER or len(table) > MOST_ARRAYS:
+        raise LinkError("a message holds too many arrays or texts to travel", hint=_HINT)
+    return len(text).to_bytes(_LENGTH, "little") + text
+
+
+def _pieces(header: bytes, content: Content) -> Iterator[memoryview]:
+    yield memoryview(header)
+    for array in content.arrays.values():
+        # One copy at a time, and none for an array that is little-endian and in C order already.
+        plain = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
+        flat = plain.reshape(-1).view(np.uint8).data
         for start in range(0, len(flat), BLOCK):
             yield flat[start : start + BLOCK]
 
@@ -192,7 +211,7 @@ class Body:
         """Elements `start` to `stop` of the flattened array.
 
         Raises:
-            LinkError: the file ends too early, or cannot be read.
+            LinkError: the file ends too early, cannot be read, or holds neither true nor false.
         """
         spec = self.specs[name]
         result = np.empty(stop - start, spec.dtype)
@@ -206,6 +225,8 @@ class Body:
             if count == 0:
                 raise _broken("ends too early")
             view, position = view[count:], position + count
+        if spec.dtype == np.bool_ and result.size and result.view(np.uint8).max() > 1:
+            raise _broken("has a truth value that is none")
         return result
 
     def content(self) -> Content:
@@ -238,40 +259,32 @@ def _broken(what: str) -> LinkError:
 def _read_header(
     file: int,
 ) -> tuple[dict[str, Scalar], dict[str, float], dict[str, ArraySpec]]:
-    size = os.fstat(file).st_size
-    length = int.from_bytes(os.pread(file, _LENGTH, 0), "little")
-    if size < _LENGTH or length > min(LARGEST_HEADER, size - _LENGTH):
-        raise _broken("has no header")
     try:
-        header = json.loads(os.pread(file, length, _LENGTH), parse_constant=_no_constant)
-        table = dict(header)
-        records = json.loads(table.pop("__metadata__")[_RECORDS], parse_constant=_no_constant)
+        size = os.fstat(file).st_size
+        length = int.from_bytes(os.pread(file, _LENGTH, 0), "little")
+        if size < _LENGTH or length > min(LARGEST_HEADER, size - _LENGTH):
+            raise _broken("has no header")
+        text = os.pread(file, length, _LENGTH)
+    except OSError as error:
+        raise LinkError("a message's body cannot be read", hint=_HINT) from error
+    try:
+        table = dict(strict.loads(text))
+        records = strict.loads(table.pop("__metadata__")[_RECORDS].encode())
         config, metrics = _config(records["config"]), _metrics(records["metrics"])
         specs = _specs(table, _LENGTH + length, size)
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        RecursionError,
-        OverflowError,
-    ) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _broken("has a header that cannot be read") from error
     return config, metrics, specs
 
 
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def _config(given: dict[str, Any]) -> dict[str, Scalar]:
+def _config(given: Mapping[str, Any]) -> dict[str, Scalar]:
     for key, value in given.items():
         if not isinstance(value, str | int | float | bool):
             raise TypeError(key)
     return dict(given)
 
 
-def _metrics(given: dict[str, Any]) -> dict[str, float]:
+def _metrics(given: Mapping[str, Any]) -> dict[str, float]:
     for key, value in given.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError(key)
@@ -286,9 +299,13 @@ def _specs(table: dict[str, Any], start: int, size: int) -> dict[str, ArraySpec]
     for name, entry in table.items():
         dtype = DTYPES[entry["dtype"]]
         shape = tuple(entry["shape"])
-        if not all(type(n) is int and n >= 0 for n in shape) or len(shape) > 8:
+        if len(shape) > _MOST_DIMENSIONS or not all(type(n) is int and n >= 0 for n in shape):
+            raise ValueError("no shape")
+        if math.prod(max(n, 1) for n in shape) > _MOST_ELEMENTS:  # an empty one may not be absurd
             raise ValueError("no shape")
         begin, end = entry["data_offsets"]
+        if type(begin) is not int or type(end) is not int:  # 0.0 and false equal 0, too
+            raise TypeError("no offsets")
         if begin != position or end - begin != math.prod(shape) * dtype.itemsize:
             raise ValueError("arrays do not follow each other")
         specs[name] = ArraySpec(dtype, shape, start + begin)

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from fedward.common.errors import LinkError
 from fedward.common.files import output_error
@@ -15,19 +18,28 @@ from fedward.common.wire.body import BLOCK, Written
 
 DEFLATE = "deflate"
 PLAIN = ""
+ENCODINGS = frozenset({PLAIN, DEFLATE})
+"""How a body may travel."""
 _SAMPLE = 64 << 10
 _WORTH_IT = 0.8
 _SMALLEST = 4 << 10
 
 
 def compresses(path: Path) -> bool:
-    """Whether the middle of a file shrinks enough to pay for the work."""
-    with path.open("rb") as file:
-        size = path.stat().st_size
-        if size < _SMALLEST:
-            return False
-        file.seek(max(0, size // 2 - _SAMPLE // 2))
-        sample = file.read(_SAMPLE)
+    """Whether the middle of a file shrinks enough to pay for the work.
+
+    Raises:
+        LinkError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            if size < _SMALLEST:
+                return False
+            file.seek(max(0, size // 2 - _SAMPLE // 2))
+            sample = file.read(_SAMPLE)
+    except OSError as error:
+        raise LinkError("a message's body cannot be read", hint="check the disk") from error
     return len(zlib.compress(sample, 1)) < _WORTH_IT * len(sample)
 
 
@@ -38,17 +50,14 @@ def deflate(source: Path, target: Path) -> Written:
         OutputError: the disk refuses.
     """
     digest, size, packer = hashlib.sha256(), 0, zlib.compressobj(1)
-    try:
-        with source.open("rb") as inside, target.open("wb") as outside:
-            while chunk := inside.read(BLOCK):
-                packed = packer.compress(chunk)
-                digest.update(packed)
-                size += outside.write(packed)
-            packed = packer.flush()
+    with _written(target) as outside, source.open("rb") as inside:
+        while chunk := inside.read(BLOCK):
+            packed = packer.compress(chunk)
             digest.update(packed)
             size += outside.write(packed)
-    except OSError as error:
-        raise output_error(target, error) from error
+        packed = packer.flush()
+        digest.update(packed)
+        size += outside.write(packed)
     return Written(target, digest.digest(), size)
 
 
@@ -56,25 +65,39 @@ def inflate(source: Path, target: Path, *, plain_size: int) -> None:
     """Decompress a file into another, which must come out at exactly `plain_size` bytes.
 
     Raises:
-        LinkError: it is not deflate, or has another size.
+        LinkError: it is not deflate, or has another size; then there is no target.
         OutputError: the disk refuses.
     """
     unpacker, left = zlib.decompressobj(), plain_size
-    try:
-        with source.open("rb") as inside, target.open("wb") as outside:
-            while chunk := inside.read(BLOCK):
-                while chunk:
+    with _written(target) as outside, source.open("rb") as inside:
+        while chunk := inside.read(BLOCK):
+            if unpacker.eof:
+                raise _wrong()
+            while chunk:
+                try:
                     plain = unpacker.decompress(chunk, min(left, BLOCK) + 1)
-                    left -= outside.write(plain)
-                    if left < 0:
-                        raise _wrong()
-                    chunk = unpacker.unconsumed_tail
-    except zlib.error as error:
-        raise _wrong() from error
-    except OSError as error:
-        raise output_error(target, error) from error
-    if left or not unpacker.eof or unpacker.unused_data:
-        raise _wrong()
+                except zlib.error as error:
+                    raise _wrong() from error
+                left -= outside.write(plain)
+                if left < 0:
+                    raise _wrong()
+                chunk = unpacker.unconsumed_tail
+        if left or not unpacker.eof or unpacker.unused_data:
+            raise _wrong()
+
+
+@contextmanager
+def _written(target: Path) -> Iterator[BinaryIO]:
+    """A file to write into, that is gone again if that fails."""
+    try:
+        with target.open("wb") as outside:
+            yield outside
+    except BaseException as error:
+        with suppress(OSError):
+            target.unlink()
+        if isinstance(error, OSError):
+            raise output_error(target, error) from error
+        raise
 
 
 def _wrong() -> LinkError:

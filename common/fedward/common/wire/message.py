@@ -8,13 +8,13 @@ Guarantee:
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError
 
 from fedward.common.errors import LinkError
-from fedward.common.wire import kinds
+from fedward.common.wire import kinds, strict
+from fedward.common.wire.encoding import ENCODINGS
 from fedward.common.wire.link_pb2 import Header, Signed
 
 _DOMAIN = b"fedward link message v1\0"
@@ -83,8 +83,7 @@ def unseal(signed: Signed, verifier: Verifier) -> Header:
     if header.kind in kinds.SMALL:
         _check_small(header, signed.body)
     elif header.kind in (kinds.TASK, kinds.REPLY):
-        if signed.body or not 0 < header.body_size <= kinds.LARGEST_BODY:
-            raise LinkError("a message has a body that may not travel", hint=_HINT)
+        _check_large(header, signed.body)
     else:
         raise LinkError("a message is of a kind that is not known", hint=_HINT)
     return header
@@ -97,6 +96,16 @@ def _check_small(header: Header, body: bytes) -> None:
         raise LinkError("a message is not what its sender signed", hint="send it again")
 
 
+def _check_large(header: Header, body: bytes) -> None:
+    sizes = (header.body_size, header.plain_size)
+    if body or not all(0 < size <= kinds.LARGEST_BODY for size in sizes):
+        raise LinkError("a message has a body that may not travel", hint=_HINT)
+    if header.encoding not in ENCODINGS or (not header.encoding and sizes[0] != sizes[1]):
+        raise LinkError("a message has a body in a form that is not known", hint=_HINT)
+    if len(header.body_sha256) != hashlib.sha256().digest_size:
+        raise LinkError("a message does not name its body", hint=_HINT)
+
+
 def message_id(signed: Signed) -> bytes:
     """What names a message: SHA-256 of its header as it was signed."""
     return hashlib.sha256(signed.header).digest()
@@ -104,7 +113,7 @@ def message_id(signed: Signed) -> bytes:
 
 def pack(value: dict[str, Any]) -> bytes:
     """A small body: JSON."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    return strict.dumps(value)
 
 
 def unpack(body: bytes) -> dict[str, Any]:
@@ -114,8 +123,8 @@ def unpack(body: bytes) -> dict[str, Any]:
         LinkError: it is no JSON object.
     """
     try:
-        value = json.loads(body or b"{}")
-    except (ValueError, RecursionError) as error:
+        value = strict.loads(body or b"{}")
+    except ValueError as error:
         raise LinkError("a message's body cannot be read", hint=_HINT) from error
     if not isinstance(value, dict):
         raise LinkError("a message's body cannot be read", hint=_HINT)

@@ -39,10 +39,12 @@ class Incoming:
         self._digest = hashlib.sha256()
         self.offset = 0
         """Bytes that are here."""
+        self._file = -1
         try:
             self._file = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self._take_up()
         except OSError as error:
+            self.close()
             raise output_error(path, error) from error
 
     def _take_up(self) -> None:
