@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from fedward.client.cohort import Cohort
 from fedward.client.site import Site
-from fedward.client.spending import Charge, Spending
+from fedward.client.spending import Charge, MemorySpending
 from fedward.client.workspace import Workspace
 from fedward.common.errors import FedwardError, PrivacyError, RoundError, TrainingError
 from fedward.common.metrics import evaluate
 from fedward.common.preprocess import Transform, fit
 from fedward.common.privacy.accounting import epsilon
 from fedward.common.privacy.events import GaussianRelease, SampledGaussian
-from fedward.common.privacy.randomness import Randomness, SeededRandomness
+from fedward.common.privacy.randomness import Randomness, SecureRandomness, SeededRandomness
 from fedward.common.study import Study
 from fedward.common.table import FeatureTable
 from fedward.common.tensors import Weights
@@ -191,7 +191,7 @@ def test_events_are_by_group_and_up_to_a_round() -> None:
     plan = a_site(small_study(**PRIVATE)).plan
     assert plan is not None
     one, two = plan.training_event(), plan.evaluation_event()
-    spending = Spending(plan, (Charge(1, "training", one),))
+    spending = MemorySpending(plan, (Charge(1, "training", one),))
     spending.charge(1, "testing", two)
     spending.charge(2, "training", one)
     assert spending.events("training") == (one, one)
@@ -404,3 +404,50 @@ def test_a_diverging_site_says_nothing_about_its_data() -> None:
     with pytest.raises(TrainingError) as caught:
         site.train(weights, transform, round_number=1, proximal_mu=0.0)
     assert not re.search(r"\d", str(caught.value))
+
+
+# --- randomness ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("act", ["statistics", "train", "evaluate"])
+def test_results_for_release_are_never_hidden_by_noise_that_can_be_repeated(act: str) -> None:
+    study = small_study(**PRIVATE)
+    weights, transform = begin(a_site(study))
+    for seeded in (True, False):
+        site = Site(
+            "here",
+            study,
+            (make_cohort(study, "here", patients=60),),
+            randomness=lambda p, n: SeededRandomness(1, p, n) if seeded else SecureRandomness(),
+            workspace=Workspace(),
+            for_release=True,
+        )
+        acts: dict[str, Callable[[], object]] = {
+            "statistics": site.statistics,
+            "train": lambda: site.train(weights, transform, round_number=1, proximal_mu=0.0),
+            "evaluate": lambda: site.evaluate(weights, transform, round_number=1),
+        }
+        if seeded:
+            with pytest.raises(PrivacyError, match="can be repeated"):
+                acts[act]()
+            assert site.spending.charges == (), "nothing happened, so nothing is paid"
+        else:
+            acts[act]()
+            assert len(site.spending.charges) == 1
+
+
+def test_without_noise_a_repeatable_order_of_rows_may_be_released() -> None:
+    study = small_study()
+    site = a_site(study)
+    weights, transform = begin(site)
+    released = Site(
+        "here",
+        study,
+        (make_cohort(study, "here", patients=60),),
+        randomness=lambda purpose, n: SeededRandomness(1, purpose, n),
+        workspace=Workspace(),
+        for_release=True,
+    )
+    for key, value in site.train(weights, transform, round_number=1, proximal_mu=0.0).items():
+        again = released.train(weights, transform, round_number=1, proximal_mu=0.0)
+        assert (again[key] == value).all()

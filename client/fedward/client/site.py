@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fedward.client.cohort import Cohort
 from fedward.client.dataset import Dataset, join, to_dataset
 from fedward.client.evaluation import predict
-from fedward.client.spending import Spending
+from fedward.client.spending import MemorySpending, Spending, SpendingFor
 from fedward.client.statistics import local_statistics, site_statistics
 from fedward.client.training import (
     GradientSource,
@@ -26,7 +26,7 @@ from fedward.client.training import (
     train,
 )
 from fedward.client.workspace import Workspace
-from fedward.common.errors import RoundError, TrainingError
+from fedward.common.errors import PrivacyError, RoundError, TrainingError
 from fedward.common.metrics import Counts, count
 from fedward.common.models.state import set_weights
 from fedward.common.preprocess import Statistics, Transform, check_transform, fit_site, needs_site
@@ -55,6 +55,10 @@ class Site:
         cohorts: the site's patients, at least one cohort, cleaned by the study's rules.
         randomness: where sampling, noise and shuffling come from.
         workspace: modules to compute with, may be shared between sites of one process.
+        spending: makes the record of what this run charges its patients, from the site's plan.
+        for_release: results leave the hospital. Then randomness that can be repeated is refused
+            wherever it would have to hide a patient; a simulation's hides nothing, see
+            `randomness`.
 
     Raises:
         PrivacyError: the study's privacy promise cannot be kept with this cohort.
@@ -68,6 +72,8 @@ class Site:
         *,
         randomness: RandomnessFor,
         workspace: Workspace,
+        spending: SpendingFor = MemorySpending,
+        for_release: bool = False,
     ) -> None:
         self.name = name
         self.study = study
@@ -77,12 +83,14 @@ class Site:
         self._workspace = workspace
         patients = sum(cohort.patients for cohort in self._training)
         self.plan: PrivacyPlan | None = make_plan(study, patients) if study.private else None
-        self.spending = Spending(self.plan)
+        self.spending: Spending = spending(self.plan)
+        self._for_release = for_release
         self._accepted: Transform | None = None
         self._prepared: tuple[str, Dataset, Dataset] | None = None
 
     def statistics(self) -> Statistics:
         """Sums over the training patients for federated preprocessing, noised under DP."""
+        sources = [self._source("statistics", index) for index in range(len(self._training))]
         if self.plan is not None:
             self.spending.charge(0, "training", self.plan.statistics_event())
         parts = [
@@ -91,9 +99,9 @@ class Site:
                 cohort.features,
                 cohort.patient,
                 plan=self.plan,
-                randomness=self._randomness("statistics", index) if self.plan else None,
+                randomness=source if self.plan else None,
             )
-            for index, cohort in enumerate(self._training)
+            for cohort, source in zip(self._training, sources, strict=True)
         ]
         return sum(parts[1:], start=parts[0])
 
@@ -111,6 +119,7 @@ class Site:
             TrainingError: training diverged.
         """
         self._accept(weights, transform, round_number)
+        randomness = self._source("training", round_number)
         if self.plan is not None:
             self.spending.charge(round_number, "training", self.plan.training_event())
         dataset, _ = self.prepare(transform)
@@ -119,7 +128,7 @@ class Site:
         else:
             steps = steps_per_round(self.study.training, len(dataset))
         settings = LocalSettings.of(self.study.training, steps=steps, proximal_mu=proximal_mu)
-        source = self._gradients(dataset, self._randomness("training", round_number))
+        source = self._gradients(dataset, randomness)
         return train(self._module(dataset), weights, source, settings)
 
     def evaluate(
@@ -137,7 +146,7 @@ class Site:
             TrainingError: training diverged.
         """
         self._accept(weights, transform, round_number)
-        study = self.study
+        study, randomness = self.study, self._source("evaluation", round_number)
         if self.plan is not None:
             self.spending.charge(round_number, "testing", self.plan.evaluation_event())
         _, dataset = self.prepare(transform)
@@ -154,7 +163,6 @@ class Site:
         )
         if self.plan is None:
             return counts.coarsen(study.evaluation.min_cell)
-        randomness = self._randomness("evaluation", round_number)
         return counts.noised(self.plan.evaluation_noise_multiplier, randomness)
 
     def scores(self, weights: Weights, dataset: Dataset) -> NDArray[np.float32]:
@@ -177,6 +185,20 @@ class Site:
                 join([part[1] for part in parts]),
             )
         return self._prepared[1], self._prepared[2]
+
+    def _source(self, purpose: str, number: int) -> Randomness:
+        """Randomness for a purpose, asked for before anything is charged.
+
+        Raises:
+            PrivacyError: it can be repeated, and results that it should protect leave the site.
+        """
+        randomness = self._randomness(purpose, number)
+        if self._for_release and self.plan is not None and randomness.reproducible:
+            raise PrivacyError(
+                "noise that can be repeated protects nobody, so nothing is released with it",
+                hint="run the study without seeded randomness, as `fedward client run` does",
+            )
+        return randomness
 
     def _accept(self, weights: Weights, transform: Transform, round_number: int) -> None:
         """Refuse what this study cannot lead to, judged without looking at a patient.

@@ -2,15 +2,17 @@
 
 Events are recorded *before* the release that they pay for, and a release that the site's plan does
 not hold is refused: whatever a server asks for, a study cannot cost more than it promised. ε is
-computed from all events together, never summed per round. The list lives as long as the run; the
-ledger that outlives it is not there yet.
+computed from all events together, never summed per round.
+
+A simulation keeps the events in memory (`MemorySpending`, here); a hospital keeps them on disk,
+across runs and studies (`ledger.spending.LedgerSpending`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from fedward.common.errors import PrivacyError
 from fedward.common.privacy.events import (
@@ -60,8 +62,34 @@ class Charge:
             ) from error
 
 
-class Spending:
-    """Append-only list of charges of one site in one run; refuses what the plan does not hold.
+class Spending(Protocol):
+    """What a site charges in one run: append-only, and refuses what the plan does not hold."""
+
+    def charge(self, round_number: int, group: Group, event: PrivacyEvent) -> None:
+        """Record a release that is about to happen, or refuse it.
+
+        Raises:
+            PrivacyError: the round was charged for these patients before, or the plan does not
+                hold this release (any more). Nothing is recorded and nothing may be released.
+        """
+        ...
+
+    @property
+    def charges(self) -> tuple[Charge, ...]:
+        """Everything recorded, oldest first."""
+        ...
+
+    def events(self, group: Group, *, until: int | None = None) -> tuple[PrivacyEvent, ...]:
+        """Events of one group of patients, up to and including round `until`."""
+        ...
+
+
+SpendingFor = Callable[[PrivacyPlan | None], Spending]
+"""Makes the spending of a run from what the study may release at this site."""
+
+
+class MemorySpending:
+    """Spending that lives as long as its process: for simulations.
 
     Args:
         plan: what the study may release at this site; None if it makes no promise, then nothing is
@@ -71,31 +99,17 @@ class Spending:
 
     def __init__(self, plan: PrivacyPlan | None = None, charges: tuple[Charge, ...] = ()) -> None:
         self._charges = list(charges)
-        self._budget = {
-            "training": () if plan is None else plan.total(),
-            "testing": () if plan is None else plan.evaluation_total(),
-        }
+        self._budget = budget_of(plan)
 
     def charge(self, round_number: int, group: Group, event: PrivacyEvent) -> None:
-        """Record a release that is about to happen, or refuse it.
-
-        Raises:
-            PrivacyError: the round was charged for these patients before, or the plan does not
-                hold this release (any more). Nothing is recorded and nothing may be released.
-        """
+        """Record a release that is about to happen, or refuse it; see `Spending.charge`."""
         charge = Charge(round_number, group, event)
         if any((c.round, c.group, c.event) == (round_number, group, event) for c in self._charges):
             raise PrivacyError(
                 f"round {round_number} was done before at this site",
                 hint="a site does nothing twice; continue with the next round",
             )
-        held = _amounts(self._budget[group])
-        used = _amounts((*self.events(group), event))
-        if any(amount > held.get(kind, 0) for kind, amount in used.items()):
-            raise PrivacyError(
-                "the study's privacy budget at this site does not hold this",
-                hint="the study says how many rounds and evaluations there are",
-            )
+        check_held(self._budget[group], (*self.events(group), event))
         self._charges.append(charge)
 
     @property
@@ -105,10 +119,39 @@ class Spending:
 
     def events(self, group: Group, *, until: int | None = None) -> tuple[PrivacyEvent, ...]:
         """Events of one group of patients, up to and including round `until`."""
-        return tuple(
-            charge.event
-            for charge in self._charges
-            if charge.group == group and (until is None or charge.round <= until)
+        return events_of(self._charges, group, until)
+
+
+def budget_of(plan: PrivacyPlan | None) -> dict[Group, tuple[PrivacyEvent, ...]]:
+    """All that a study may release about each group of patients."""
+    return {
+        "training": () if plan is None else plan.total(),
+        "testing": () if plan is None else plan.evaluation_total(),
+    }
+
+
+def events_of(
+    charges: Iterable[Charge], group: Group, until: int | None = None
+) -> tuple[PrivacyEvent, ...]:
+    """Events of one group of patients, up to and including round `until`."""
+    return tuple(
+        charge.event
+        for charge in charges
+        if charge.group == group and (until is None or charge.round <= until)
+    )
+
+
+def check_held(budget: Iterable[PrivacyEvent], used: Iterable[PrivacyEvent]) -> None:
+    """Refuse to use what a budget does not hold.
+
+    Raises:
+        PrivacyError: there are more steps, or releases, of some kind than the budget has.
+    """
+    held = _amounts(budget)
+    if any(amount > held.get(kind, 0) for kind, amount in _amounts(used).items()):
+        raise PrivacyError(
+            "the study's privacy budget at this site does not hold this",
+            hint="the study says how many rounds and evaluations there are",
         )
 
 

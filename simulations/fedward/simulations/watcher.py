@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fedward.client.site import Site
-from fedward.client.spending import Charge, Spending
+from fedward.client.spending import Charge, MemorySpending
 from fedward.common.errors import TrainingError
 from fedward.common.metrics import evaluate, exact_counts
 from fedward.common.preprocess import Transform
@@ -79,7 +79,7 @@ class Watcher:
             for site, noted in notes.get("charges", {}).items():
                 charges[site] += [Charge.from_dict(charge) for charge in noted]
         for name, site in self._sites.items():
-            site.spending = Spending(site.plan, tuple(charges[name]))
+            site.spending = MemorySpending(site.plan, tuple(charges[name]))
             self._noted[name] = len(charges[name])
         self._curve = [
             CurvePoint(record.round, record.notes["metrics"]) for record in state.history
