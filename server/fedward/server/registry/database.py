@@ -96,9 +96,12 @@ class Database:
     @contextmanager
     def _changes(self) -> Iterator[Session]:
         """A transaction that writes; nobody else writes meanwhile."""
-        with _explained(), Session(self._writes, expire_on_commit=False) as session:
-            with session.begin():
-                yield session
+        with (
+            _explained(),
+            Session(self._writes, expire_on_commit=False) as session,
+            session.begin(),
+        ):
+            yield session
 
     @contextmanager
     def _reads(self) -> Iterator[Session]:
