@@ -132,3 +132,20 @@ def unpack(body: bytes) -> dict[str, Any]:
 
 
 _HINT = "check that both sides run the same version of fedward"
+
+
+def task_key(*, run: str, round_number: int, action: str, site: str, body_sha256: bytes) -> str:
+    """What names a task on both sides, in every session: the same work has the same key.
+
+    Args:
+        run: name of the run.
+        round_number: as in the header.
+        action: as in the header.
+        site: name of the site that is asked.
+        body_sha256: of the task's body as it travels, as in the header.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    parts = json.dumps([run, round_number, action, site, body_sha256.hex()])
+    return hashlib.sha256(parts.encode()).hexdigest()
