@@ -8,6 +8,7 @@ Guarantee:
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError
