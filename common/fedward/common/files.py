@@ -17,7 +17,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -49,24 +49,30 @@ def output_error(path: Path, error: OSError) -> OutputError:
     return OutputError(f"cannot write {path.name or path}", hint=hint)
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
+def write_atomic(
+    path: Path, data: bytes | str | Iterable[bytes | memoryview], *, private: bool = False
+) -> None:
     """Write a whole file, or leave what was there.
 
     The content goes to a temporary file in the same folder, is flushed to the disk, and takes the
-    name in one step. Text is written as UTF-8. What is there and is neither a file nor a folder (a
-    pipe, `/dev/stdout`) is written to directly: it must never be replaced.
+    name in one step. Text is written as UTF-8; what is large is given and written in pieces. What
+    is there and is neither a file nor a folder (a pipe, `/dev/stdout`) is written to directly: it
+    must never be replaced. A private file is one that nobody but its owner may read or write, from
+    its first byte on.
 
     Raises:
         OutputError: the file cannot be written (full disk, no permission, no such folder).
     """
-    content = data.encode() if isinstance(data, str) else data
+    whole = data.encode() if isinstance(data, str) else data
+    pieces = [whole] if isinstance(whole, bytes) else whole
     partial = _sibling(path, "partial")
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):
-            path.write_bytes(content)
+            with path.open("wb") as stream:
+                stream.writelines(pieces)
             return
-        with partial.open("xb") as stream:
-            stream.write(content)
+        with open(partial, "xb", opener=_private_opener if private else None) as stream:
+            stream.writelines(pieces)
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)
@@ -75,6 +81,23 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         raise output_error(path, error) from error
     finally:
         _remove(partial)
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder that nobody but its owner may look into; one that exists is closed to others.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.chmod(0o700)
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def _private_opener(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def read_bytes(
