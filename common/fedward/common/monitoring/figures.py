@@ -1,0 +1,87 @@
+"""Figures that both sides show: what is refused and why, what is moved, what expires when."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Info
+from prometheus_client.process_collector import ProcessCollector
+
+from fedward.common.errors import FedwardError
+from fedward.common.exit_codes import error_classes
+from fedward.common.version import version
+from fedward.common.wire.kinds import PROTOCOL
+
+Clock = Callable[[], float]
+"""Seconds since 1970."""
+_OTHER = "other"
+
+
+class Figures:
+    """A registry of one service's own; nothing global.
+
+    Args:
+        side: "server" or "client", the second word of every figure's name.
+        clock: the time, for what expires.
+    """
+
+    def __init__(self, side: str, *, clock: Clock = time.time) -> None:
+        self.registry = CollectorRegistry()
+        self._clock = clock
+        self._prefix = f"fedward_{side}"
+        ProcessCollector(registry=self.registry)
+        info = Info(self._prefix, "What runs.", registry=self.registry)
+        info.info({"version": version(), "protocol": str(PROTOCOL)})
+        self._bytes = self.counter(
+            "bytes", "Bytes of messages, `in` from and `out` to the other side.", "direction"
+        )
+        for direction in ("in", "out"):
+            self._bytes.labels(direction)
+        self._refusals = self.counter("refusals", "Refusals, by the class of the error.", "reason")
+        self._expiry = self.gauge(
+            "certificate_expiry_seconds", "Until a certificate expires; below 0 it has.", "name"
+        )
+
+    def received(self, count: int) -> None:
+        """Bytes came in from the other side."""
+        self._bytes.labels("in").inc(count)
+
+    def sent(self, count: int) -> None:
+        """Bytes went out to the other side."""
+        self._bytes.labels("out").inc(count)
+
+    def refused(self, reason: FedwardError | str) -> None:
+        """Something was refused.
+
+        Args:
+            reason: the error, or the name of its class; anything else counts as "other", so that
+                a stranger cannot invent figures.
+        """
+        name = reason if isinstance(reason, str) else type(reason).__name__
+        known = {kind.__name__ for kind in error_classes()}
+        self._refusals.labels(name if name in known else _OTHER).inc()
+
+    def certificate(self, name: str, expires: datetime) -> None:
+        """A certificate is in use; again with another date after a renewal."""
+        moment = expires.timestamp()
+        self._expiry.labels(name).set_function(lambda: moment - self._clock())
+
+    @staticmethod
+    def fill(gauge: Gauge, values: Mapping[str, float]) -> None:
+        """Give a gauge with one label exactly these values; a reader never sees it empty."""
+        samples = [sample for metric in gauge.collect() for sample in metric.samples]
+        gone = {value for sample in samples for value in sample.labels.values()}
+        for label, value in values.items():
+            gauge.labels(label).set(value)
+        for label in gone - set(values):
+            gauge.remove(label)
+
+    def counter(self, name: str, text: str, *labels: str) -> Counter:
+        """A figure that only grows."""
+        return Counter(f"{self._prefix}_{name}", text, labels, registry=self.registry)
+
+    def gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        """A figure that goes up and down."""
+        return Gauge(f"{self._prefix}_{name}", text, labels, registry=self.registry)
