@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,22 +48,36 @@ def check_weights(weights: Weights, like: Weights) -> None:
             raise _misfit(name, "holds NaN or infinite values")
 
 
-def _check_layout(weights: Weights, like: Weights) -> None:
-    for name, expected in zip_longest(weights, like):
+def check_layout(specs: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]], like: Weights) -> None:
+    """Refuse what does not have the layout of a model, before a value of it is read.
+
+    Args:
+        specs: element type and shape by name, in order.
+        like: weights of the model.
+
+    Raises:
+        RoundError: names the first tensor that differs and says how.
+    """
+    for name, expected in zip_longest(specs, like):
         if name == expected:
             continue
-        if expected is not None and expected not in weights:
+        if expected is not None and expected not in specs:
             raise _misfit(expected, "is missing")
         if name is not None and name not in like:
             raise _misfit(name, "is unexpected")
         raise _misfit(str(name), f"stands where {expected} belongs")
+    for name, (dtype, shape) in specs.items():
+        if dtype != np.float32:
+            raise _misfit(name, f"has type {dtype}, not float32")
+        if shape != like[name].shape:
+            raise _misfit(name, f"has shape {shape}, not {like[name].shape}")
+
+
+def _check_layout(weights: Weights, like: Weights) -> None:
     for name, array in weights.items():
         if not isinstance(array, np.ndarray | np.generic):  # sums of 0-d arrays are generic
             raise _misfit(name, f"is a {type(array).__name__}, not an array")
-        if array.dtype != np.float32:
-            raise _misfit(name, f"has type {array.dtype}, not float32")
-        if array.shape != like[name].shape:
-            raise _misfit(name, f"has shape {array.shape}, not {like[name].shape}")
+    check_layout({name: (array.dtype, array.shape) for name, array in weights.items()}, like)
 
 
 def _misfit(name: str, what: str) -> RoundError:

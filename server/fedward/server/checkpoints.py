@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from fedward.common.errors import RoundError
 from fedward.common.files import output_error, write_atomic
@@ -25,6 +24,7 @@ from fedward.common.tensors import Weights
 
 _WEIGHTS = "weights/"
 _STRATEGY = "strategy/"
+_ALIGNED = 8
 KEEP = 2
 """Newest checkpoints that are kept: the last, and one more should the disk lose it."""
 
@@ -74,7 +74,7 @@ class RunState:
         transform: the frozen preprocessing, as JSON.
         site_weights: aggregation weight of each site.
         history: records of all completed rounds, in order.
-        strategy: what the strategy remembers.
+        strategy: what the strategy remembers: its own arrays, which the next round changes.
         notes: of the observer, about the preparation.
         absent: sites that could not begin, and why; the record of the next round will say so.
     """
@@ -94,7 +94,7 @@ class Checkpoints(Protocol):
     """Where run states are kept."""
 
     def save(self, state: RunState) -> None:
-        """Keep a state durably before the next round begins."""
+        """Keep a state durably before the next round begins, which changes `state.strategy`."""
         ...
 
     def newest(self) -> RunState | None:
@@ -131,7 +131,7 @@ class CheckpointFolder:
         """
         tensors = {_WEIGHTS + key: value for key, value in state.weights.items()}
         tensors |= {_STRATEGY + key: value for key, value in state.strategy.items()}
-        tensors = {key: np.asarray(value, order="C") for key, value in tensors.items()}
+        tensors = {key: np.asarray(value, order="C") for key, value in tensors.items()}  # no copies
         rest = {
             "study_hash": state.study_hash,
             "round": state.round,
@@ -143,12 +143,12 @@ class CheckpointFolder:
             "order": list(state.weights),
         }
         text = json.dumps(rest)
-        data = save(tensors, metadata={"state": text, "digest": _digest(text, tensors)})
+        pieces = _safetensors(tensors, {"state": text, "digest": _digest(text, tensors)})
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise output_error(self._folder, error) from error
-        write_atomic(self._folder / f"round-{state.round:06d}.safetensors", data)
+        write_atomic(self._folder / f"round-{state.round:06d}.safetensors", pieces)
         for old in self._files()[:-KEEP]:
             with suppress(OSError):  # one checkpoint too many does no harm
                 old.unlink()
@@ -208,8 +208,34 @@ def _digest(text: str, tensors: Mapping[str, NDArray[Any]]) -> str:
     for name in sorted(tensors):
         value = np.asarray(tensors[name], order="C")
         found.update(f"{name} {value.dtype.str} {value.shape}".encode())
-        found.update(value.tobytes())
+        found.update(_bytes(value))
     return found.hexdigest()
+
+
+def _safetensors(
+    tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]
+) -> Iterator[bytes | memoryview]:
+    """A safetensors file, piece by piece; its library would copy the model twice.
+
+    The widest types come first, so that every value is where its type demands.
+    """
+    table: dict[str, Any] = {"__metadata__": dict(metadata)}
+    arrays = dict(sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])))
+    end = 0
+    for name, value in arrays.items():
+        start, end = end, end + value.nbytes
+        kind = f"{value.dtype.kind.upper()}{8 * value.itemsize}"
+        shape = list(value.shape)
+        table[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
+    header = json.dumps(table, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % _ALIGNED)
+    yield len(header).to_bytes(8, "little") + header
+    for value in arrays.values():
+        yield _bytes(value)
+
+
+def _bytes(value: NDArray[Any]) -> memoryview:
+    return value.reshape(-1).view(np.uint8).data
 
 
 def _record(data: dict[str, Any]) -> RoundRecord:

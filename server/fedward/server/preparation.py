@@ -1,23 +1,19 @@
-"""Before the first round: who is there, the frozen preprocessing, the first weights."""
+"""Before the first round: the frozen preprocessing and the first weights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedward.common import records
-from fedward.common.errors import RoundError
-from fedward.common.models.state import build_module, get_weights
 from fedward.common.preprocess import Statistics, Transform, fit, merge, needs_federated
-from fedward.common.study import Study, study_hash
+from fedward.common.study import Study
 from fedward.common.tensors import Weights
-from fedward.server.evaluation import OVERALL
-from fedward.server.replies import arrays_of, ask, text_of
-
-_LONGEST_NAME = 200
+from fedward.server.first_weights import first_weights as first_weights
+from fedward.server.replies import arrays_of, ask, queries, text_of
 
 
 @dataclass(frozen=True)
@@ -37,39 +33,13 @@ class Preparation:
     refused: dict[str, str] = field(default_factory=dict)
 
 
-def introduce(study: Study, grid: Grid) -> tuple[dict[int, str], dict[str, str]]:
-    """Ask every node which site it is.
-
-    Returns:
-        Site name by node id; and of nodes that did not say so, `node <id>` and the reason.
-
-    Raises:
-        FedwardError: fewer sites than the study needs hold this study.
-        RoundError: two nodes claim to be the same site.
-    """
-    nodes = {node: f"node {node}" for node in grid.get_node_ids()}
-    messages = _queries(study, records.INTRODUCE, nodes)
-    replies = ask(grid, messages, nodes, deadline_s=study.aggregation.deadline_s)
-    replies = replies.checked(lambda _node, answer: _check_name(text_of(answer, records.SITE)))
-    replies.require(study.aggregation.min_sites, during="introduction")
-    sites: dict[int, str] = {}
-    for answer in replies.accepted.values():
-        name = text_of(answer, records.SITE)
-        if name in sites.values():
-            raise RoundError(
-                f"two nodes introduced themselves as site {name}",
-                hint="give every site its own name",
-            )
-        sites[answer.metadata.src_node_id] = name
-    return sites, replies.reasons
+FirstWeights = Callable[[Study, Transform], Weights]
+"""Makes the weights that training starts from."""
 
 
-def _check_name(name: str) -> None:
-    if name == OVERALL or not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
-        raise RoundError("that is no name for a site", hint="choose another in site.toml")
-
-
-def prepare(study: Study, grid: Grid, sites: dict[int, str]) -> Preparation:
+def prepare(
+    study: Study, grid: Grid, sites: Mapping[int, str], make_weights: FirstWeights = first_weights
+) -> Preparation:
     """Collect the sums that the study needs, freeze the transform, draw the first weights.
 
     Raises:
@@ -84,24 +54,14 @@ def prepare(study: Study, grid: Grid, sites: dict[int, str]) -> Preparation:
         total = merge(parts.values())
         site_weights = {name: part.weight if by_size else 1.0 for name, part in parts.items()}
     transform = fit(study, total)
-    return Preparation(transform, site_weights, first_weights(study, transform), refused)
-
-
-def first_weights(study: Study, transform: Transform) -> Weights:
-    """Weights of the study's model before training, drawn from the study's seed."""
-    image = study.preprocess.image
-    shape: tuple[int, ...] = (transform.width,)
-    if image is not None:
-        shape = (image.channels, image.height, image.width)
-    module = build_module(study.model, shape, study.task.outputs, study.training.seed)
-    return get_weights(module)
+    return Preparation(transform, site_weights, make_weights(study, transform), refused)
 
 
 def _statistics(
-    study: Study, grid: Grid, sites: dict[int, str]
+    study: Study, grid: Grid, sites: Mapping[int, str]
 ) -> tuple[dict[str, Statistics], dict[str, str]]:
     """Sums by site, sorted by name, and why others have none."""
-    messages = _queries(study, records.STATISTICS, sites)
+    messages = queries(study, records.STATISTICS, sites)
     replies = ask(grid, messages, sites, deadline_s=study.aggregation.deadline_s)
     parts: dict[str, Statistics] = {}
 
@@ -112,9 +72,3 @@ def _statistics(
     replies = replies.checked(read)
     replies.require(study.aggregation.min_sites, during="preprocessing")
     return parts, replies.reasons
-
-
-def _queries(study: Study, kind: str, nodes: Iterable[int]) -> list[Message]:
-    config = ConfigRecord({records.STUDY_HASH: study_hash(study)})
-    content = RecordDict({records.CONFIG: config})
-    return [Message(content, dst_node_id=node, message_type=kind) for node in nodes]

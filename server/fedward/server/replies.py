@@ -7,17 +7,19 @@ refusal, never the end of the run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from fedward.common import records
-from fedward.common.errors import FedwardError, RoundError, error_for_exit_code
-from fedward.common.tensors import Weights
+from fedward.common.errors import FedwardError, LinkError, RoundError, error_for_exit_code
+from fedward.common.study import Study, study_hash
+from fedward.server.arrays import same_array, settled
 from fedward.server.flower_internals import Run
 
 _LONGEST_REASON = 500
@@ -92,8 +94,17 @@ class Replies:
         )
 
 
+Check = Callable[[str, Message], None]
+"""Looks at a site's reply and refuses it by a `RoundError`; changes nothing in it."""
+
+
 def ask(
-    grid: Grid, messages: Iterable[Message], sites: Mapping[int, str], *, deadline_s: float
+    grid: Grid,
+    messages: Iterable[Message],
+    sites: Mapping[int, str],
+    *,
+    deadline_s: float,
+    check: Check | None = None,
 ) -> Replies:
     """Send messages and sort the answers by site, so that arrival order changes nothing.
 
@@ -102,34 +113,62 @@ def ask(
         messages: one for each node that is asked.
         sites: name of the site at each node.
         deadline_s: when to stop waiting.
+        check: looks at each reply as it arrives, while others are still on their way.
     """
     asked = sorted(messages, key=lambda message: sites[message.metadata.dst_node_id])
+    nodes = [message.metadata.dst_node_id for message in asked]
     answers: dict[int, Message] = {}
-    torn: set[int] = set()
+    refusals: dict[int, Refusal] = {}
     for answer in grid.send_and_receive(asked, timeout=deadline_s):
         node = answer.metadata.src_node_id
-        if not _same(answers.setdefault(node, answer), answer):
-            torn.add(node)
-    accepted: dict[str, Message] = {}
-    refused: dict[str, Refusal] = {}
-    for node in (message.metadata.dst_node_id for message in asked):
-        refusal = _refusal(answers.get(node), torn=node in torn)
-        if refusal is None:
-            accepted[sites[node]] = answers[node]
-        else:
-            refused[sites[node]] = refusal
-    return Replies(accepted, refused)
+        if node not in nodes:
+            continue  # nobody asked it
+        _settle(answer)
+        if node not in answers:
+            answers[node] = answer
+            refusal = _refusal(sites[node], answer, check)
+            if refusal is not None:
+                refusals[node] = refusal
+        elif not _same(answers[node], answer):
+            # Which one came first is chance, and chance must not decide what the model becomes.
+            refusals[node] = Refusal(RoundError.exit_code, "answered twice, and not the same")
+    silent = Refusal(RoundError.exit_code, "no answer before the deadline")
+    refusals |= {node: silent for node in nodes if node not in answers}
+    return Replies(
+        {sites[node]: answers[node] for node in nodes if node not in refusals},
+        {sites[node]: refusals[node] for node in nodes if node in refusals},
+    )
 
 
-def _refusal(answer: Message | None, *, torn: bool) -> Refusal | None:
-    if answer is None:
-        return Refusal(RoundError.exit_code, "no answer before the deadline")
-    if torn:
-        # Which one came first is chance, and chance must not decide what the model becomes.
-        return Refusal(RoundError.exit_code, "answered twice, and not the same")
+def queries(study: Study, kind: str, nodes: Iterable[int]) -> list[Message]:
+    """Messages that ask each node the same question about a study."""
+    config = ConfigRecord({records.STUDY_HASH: study_hash(study)})
+    content = RecordDict({records.CONFIG: config})
+    return [Message(content, dst_node_id=node, message_type=kind) for node in nodes]
+
+
+def _settle(answer: Message) -> None:
+    """Have every array of an answer readable block by block, and what is in memory there once."""
+    if answer.has_error():
+        return
+    content = RecordDict(dict(answer.content))
+    try:
+        for key, record in answer.content.array_records.items():
+            content[key] = settled(record)
+    except (TypeError, ValueError, EOFError):
+        return  # whoever looks at it says so
+    answer.content = content
+
+
+def _refusal(site: str, answer: Message, check: Check | None) -> Refusal | None:
     if answer.has_error():
         reason = " ".join((answer.error.reason or "gave no reason").split())
         return Refusal(answer.error.code, reason[:_LONGEST_REASON])
+    try:
+        if check is not None:
+            check(site, answer)
+    except RoundError as error:
+        return Refusal(RoundError.exit_code, error.problem)
     return None
 
 
@@ -139,27 +178,54 @@ def _same(one: Message, other: Message) -> bool:
         return True
     if one.has_error() or other.has_error():
         return one.has_error() and other.has_error() and one.error == other.error
-    return bool(one.content == other.content)
+    return list(one.content) == list(other.content) and all(
+        _same_record(record, other.content[key]) for key, record in one.content.items()
+    )
 
 
-def array_record(weights: Mapping[str, NDArray[np.float32]]) -> ArrayRecord:
-    """Named arrays for a message."""
-    return ArrayRecord({key: Array(np.asarray(value)) for key, value in weights.items()})
+def _same_record(one: object, other: object) -> bool:
+    if not (isinstance(one, ArrayRecord) and isinstance(other, ArrayRecord)):
+        return bool(one == other)
+    try:
+        return list(one) == list(other) and all(same_array(one[key], other[key]) for key in one)
+    except (TypeError, ValueError, EOFError):
+        return bool(one == other)  # neither can be read
 
 
-def arrays_of(message: Message) -> dict[str, NDArray[np.float64]]:
-    """Named arrays of a reply, as they came.
+def record_of(message: Message) -> ArrayRecord:
+    """The array record of a reply.
 
     Raises:
-        RoundError: there are none, or they cannot be read.
+        RoundError: there is none.
     """
     record = message.content.array_records.get(records.ARRAYS)
     if record is None:
         raise _unreadable("has no arrays")
+    return record
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Call arrays that cannot be read the fault of the reply that they are in.
+
+    Raises:
+        RoundError: the body could not read them.
+    """
     try:
-        return {key: array.numpy() for key, array in record.items()}
-    except (TypeError, ValueError, EOFError) as error:
+        yield
+    except (TypeError, ValueError, EOFError, LinkError) as error:
         raise _unreadable("has arrays that cannot be read") from error
+
+
+def arrays_of(message: Message) -> dict[str, NDArray[np.float64]]:
+    """Named arrays of a reply, as they came; for those that are small.
+
+    Raises:
+        RoundError: there are none, or they cannot be read.
+    """
+    record = record_of(message)
+    with readable():
+        return {key: array.numpy() for key, array in record.items()}
 
 
 def text_of(message: Message, key: str) -> str:
@@ -190,11 +256,6 @@ def number_of(message: Message, key: str) -> float:
 
 def _unreadable(what: str) -> RoundError:
     return RoundError(f"the reply {what}", hint="check that the site runs the same fedward")
-
-
-def weights_of(record: ArrayRecord) -> Weights:
-    """Weights of an aggregated record; adaptive strategies may compute them in float64."""
-    return {key: array.numpy().astype(np.float32, copy=False) for key, array in record.items()}
 
 
 class SelectedGrid(Grid):

@@ -11,31 +11,26 @@ run continues to the same final model, bit for bit, as one that was not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
 from fedward.common import records
-from fedward.common.errors import RoundError, StudyError, TrainingError
+from fedward.common.errors import Interrupted, RoundError, StudyError
 from fedward.common.preprocess import Transform
 from fedward.common.study import Study, study_hash
-from fedward.common.tensors import Weights, check_weights, difference, norm
+from fedward.common.tensors import Weights
+from fedward.server.aggregation import aggregate, check_update
+from fedward.server.arrays import array_record
+from fedward.server.attendance import Attendance
 from fedward.server.checkpoints import Checkpoints, RoundRecord, RunState
-from fedward.server.drift import measure_drift
 from fedward.server.evaluation import check_counts, merged_metrics, metrics_by_site
-from fedward.server.preparation import introduce, prepare
-from fedward.server.replies import (
-    Replies,
-    SelectedGrid,
-    array_record,
-    arrays_of,
-    ask,
-    weights_of,
-)
+from fedward.server.preparation import FirstWeights, first_weights, prepare
+from fedward.server.replies import Check, Replies, SelectedGrid, ask
 from fedward.server.strategies import make_strategy, restore_state, strategy_state
 
 
@@ -48,6 +43,10 @@ class Observer(Protocol):
 
     def on_resumed(self, state: RunState) -> None:
         """The run continues from `state` instead of being prepared."""
+        ...
+
+    def on_evaluating(self, number: int) -> None:
+        """The sites are asked to evaluate the weights of round `number`."""
         ...
 
     def on_round(self, record: RoundRecord, weights: Weights) -> dict[str, Any]:
@@ -78,34 +77,54 @@ class Rounds:
         grid: the carrier that reaches the sites.
         checkpoints: where the run's state is kept.
         observer: follows the run.
+        make_weights: makes the weights that training starts from.
+        should_stop: is asked before each round whether the run shall stop there.
     """
 
     def __init__(
-        self, study: Study, grid: Grid, *, checkpoints: Checkpoints, observer: Observer
+        self,
+        study: Study,
+        grid: Grid,
+        *,
+        checkpoints: Checkpoints,
+        observer: Observer,
+        make_weights: FirstWeights = first_weights,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._study = study
         self._hash = study_hash(study)
         self._grid = grid
         self._checkpoints = checkpoints
         self._observer = observer
-        self._sites: dict[int, str] = {}
+        self._make_weights = make_weights
+        self._should_stop = should_stop
+        self._attendance = Attendance(study, grid)
         self._strategy = make_strategy(study, evaluate_metrics=merged_metrics(study))
 
     def run(self) -> Outcome:
         """Run all rounds that are not done yet.
 
         Raises:
-            FedwardError: too few sites could take part, or training diverged at all of them. The
-                checkpoint of the last completed round stays.
+            Interrupted: `should_stop` said so.
+            FedwardError: too few sites could take part, or training diverged at all of them.
+
+        The checkpoint of the last completed round stays in either case.
         """
-        self._sites, unknown = introduce(self._study, self._grid)
+        unknown = self._attendance.begin()
         state = self._resume() or self._prepare()
         state = replace(state, absent={**state.absent, **unknown})
         transform = Transform.from_json(state.transform)
         while state.round < self._study.training.rounds:
+            self._stop_if_asked(state.round)
             state = self._round(state)
             self._checkpoints.save(state)
         return Outcome(state.weights, transform, state.history)
+
+    def _stop_if_asked(self, done: int) -> None:
+        if self._should_stop():
+            raise Interrupted(
+                f"the run was stopped after round {done}", hint="resume it to go on from there"
+            )
 
     def _resume(self) -> RunState | None:
         state = self._checkpoints.newest()
@@ -116,7 +135,7 @@ class Rounds:
                 "the checkpoint belongs to another study",
                 hint="continue with the study file it was made with, or start again",
             )
-        missing = sorted(set(state.site_weights) - set(self._sites.values()))
+        missing = sorted(set(state.site_weights) - set(self._attendance.sites.values()))
         present = len(state.site_weights) - len(missing)
         if present < self._study.aggregation.min_sites:
             raise RoundError(
@@ -129,7 +148,7 @@ class Rounds:
         return replace(state, absent=state.absent | dict.fromkeys(missing, "not connected"))
 
     def _prepare(self) -> RunState:
-        ready = prepare(self._study, self._grid, self._sites)
+        ready = prepare(self._study, self._grid, self._attendance.sites, self._make_weights)
         notes = self._observer.on_prepared(ready.transform, ready.weights)
         state = RunState(
             study_hash=self._hash,
@@ -145,8 +164,11 @@ class Rounds:
 
     def _round(self, state: RunState) -> RunState:
         number = state.round + 1
+        news = self._attendance.update(state.site_weights)
+        state = replace(state, absent=state.absent | news)
         weights, record = self._train(state, number)
         if self._evaluates(number):
+            self._observer.on_evaluating(number)
             record = self._evaluate(state, record, weights)
         notes = self._observer.on_round(record, weights)
         return replace(
@@ -159,23 +181,15 @@ class Rounds:
         )
 
     def _train(self, state: RunState, number: int) -> tuple[Weights, RoundRecord]:
+        minimum = self._study.aggregation.min_sites
         grid = SelectedGrid(self._grid, self._participants(state, number))
         messages = self._strategy.configure_train(
             number, array_record(state.weights), self._config(state), grid
         )
-        replies = self._ask(list(messages))
-        replies = check_updates(replies, state.weights, self._study.aggregation.max_update_norm)
-        replies.require(self._study.aggregation.min_sites, during=f"round {number}")
-        set_weights(replies, state.site_weights)
-        with np.errstate(over="ignore", invalid="ignore"):  # the result is checked below
-            drift = measure_drift(replies, state.weights, state.site_weights)
-            arrays, _ = self._strategy.aggregate_train(number, list(replies.accepted.values()))
-        if arrays is None:
-            raise RoundError(
-                f"round {number} could not be aggregated", hint="see the sites' refusals"
-            )
-        after = weights_of(arrays)
-        _check_finite(after, state.weights)
+        check = check_update(state.weights, self._study.aggregation.max_update_norm)
+        replies = self._ask(list(messages), check)
+        replies.require(minimum, during=f"round {number}")
+        after, drift = aggregate(self._strategy, number, replies, state.weights, state.site_weights)
         record = RoundRecord(
             round=number,
             participants=tuple(replies.accepted),
@@ -186,7 +200,7 @@ class Rounds:
 
     def _evaluate(self, state: RunState, record: RoundRecord, weights: Weights) -> RoundRecord:
         number = record.round
-        grid = SelectedGrid(self._grid, self._sites)
+        grid = SelectedGrid(self._grid, self._eligible(state).values())
         messages = self._strategy.configure_evaluate(
             number, array_record(weights), self._config(state), grid
         )
@@ -203,11 +217,23 @@ class Rounds:
         every = self._study.evaluation.every
         return number == self._study.training.rounds or (every > 0 and number % every == 0)
 
+    def _eligible(self, state: RunState) -> dict[str, int]:
+        """Node of every site that took part in the preparation and is still there."""
+        sites = self._attendance.sites
+        return {site: node for node, site in sites.items() if site in state.site_weights}
+
     def _participants(self, state: RunState, number: int) -> list[int]:
         """Nodes that train in a round: all, or a share drawn from the seed and the round."""
-        eligible = {site: node for node, site in self._sites.items() if site in state.site_weights}
+        eligible = self._eligible(state)
+        minimum = self._study.aggregation.min_sites
+        if len(eligible) < minimum:  # Flower would wait for them for ever
+            away = sorted(set(state.site_weights) - set(eligible))
+            raise RoundError(
+                f"round {number} stopped, {len(eligible)} of {minimum} needed sites are there",
+                hint=f"connect {', '.join(away)}",
+            )
         wanted = round(self._study.aggregation.participation * len(eligible))
-        wanted = min(max(wanted, self._study.aggregation.min_sites, 1), len(eligible))
+        wanted = min(max(wanted, minimum, 1), len(eligible))
         generator = np.random.default_rng([self._study.training.seed, number])
         chosen = generator.permutation(sorted(eligible))[:wanted]
         return [eligible[str(site)] for site in chosen]
@@ -215,55 +241,11 @@ class Rounds:
     def _config(self, state: RunState) -> ConfigRecord:
         return ConfigRecord({records.STUDY_HASH: self._hash, records.TRANSFORM: state.transform})
 
-    def _ask(self, messages: list[Message]) -> Replies:
-        deadline_s = self._study.aggregation.deadline_s
-        return ask(self._grid, messages, self._sites, deadline_s=deadline_s)
-
-
-def check_updates(replies: Replies, before: Weights, max_norm: float | None) -> Replies:
-    """Refuse updates that do not fit the model, are not finite, or are larger than allowed.
-
-    Args:
-        replies: answers of the sites.
-        before: the global weights they trained from.
-        max_norm: largest Euclidean norm of an update, None for no limit.
-
-    Returns:
-        The replies, offending sites moved to `refused` with the reason.
-    """
-
-    def check(_site: str, message: Message) -> None:
-        weights = cast("Weights", arrays_of(message))
-        check_weights(weights, before)
-        if max_norm is not None and norm(difference(weights, before)) > max_norm:
-            raise RoundError(
-                "the update is larger than [aggregation] max_update_norm",
-                hint="see what is wrong at the site",
-            )
-
-    return replies.checked(check)
-
-
-def set_weights(replies: Replies, site_weights: Mapping[str, float]) -> None:
-    """Leave in each reply the update and the site's weight, where the strategy looks for it.
-
-    Whatever else a site put into its reply is dropped: strategies expect the same of all sites.
-    """
-    for site, message in replies.accepted.items():
-        message.content = RecordDict(
-            {
-                records.ARRAYS: message.content[records.ARRAYS],
-                records.METRICS: MetricRecord({records.WEIGHT: site_weights[site]}),
-            }
+    def _ask(self, messages: list[Message], check: Check | None = None) -> Replies:
+        return ask(
+            self._grid,
+            messages,
+            self._attendance.sites,
+            deadline_s=self._study.aggregation.deadline_s,
+            check=check,
         )
-
-
-def _check_finite(after: Weights, before: Weights) -> None:
-    """Refuse a model that finite updates were combined into, but that is not finite itself."""
-    try:
-        check_weights(after, before)
-    except RoundError as error:
-        raise TrainingError(
-            f"training diverged at the server, {error.problem}",
-            hint="lower the learning rates of [training] and [algorithm]",
-        ) from error

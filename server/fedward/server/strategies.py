@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from fedward.common import records
 from fedward.common.study import schema
+from fedward.common.tensors import Weights
+from fedward.server.arrays import array_record
+from fedward.server.blocks import Block, cut
 
 MetricsFunction = Callable[[list[RecordDict], str], MetricRecord]
 
@@ -100,6 +103,7 @@ def _adaptive(
 # given to them again by `configure_train`.
 _DICTIONARIES = ("m_t", "v_t")
 _LIST = "momentum_vector"
+_CURRENT = "current_arrays"
 
 
 def strategy_state(strategy: flower.FedAvg) -> dict[str, NDArray[Any]]:
@@ -119,7 +123,70 @@ def restore_state(strategy: flower.FedAvg, state: dict[str, NDArray[Any]]) -> No
         prefix = f"{attribute}/"
         values = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         if values:
-            setattr(strategy, attribute, values)
+            setattr(strategy, attribute, {key: _writable(value) for key, value in values.items()})
     momentum = [state[key] for key in sorted(state) if key.startswith(f"{_LIST}/")]
     if momentum:
-        setattr(strategy, _LIST, momentum)
+        setattr(strategy, _LIST, [_writable(value) for value in momentum])
+
+
+def _writable(value: NDArray[Any]) -> NDArray[Any]:
+    return value if value.flags.writeable else value.copy()
+
+
+class BlockMemory:
+    """A strategy's memory, shown to it one block of the model at a time.
+
+    What Flower's strategies remember, they change value by value, so a block after the other gives
+    the same as all at once. The arrays that `strategy_state` gives are changed in place.
+
+    Args:
+        strategy: whose memory; sees it whole again when the context is left.
+        before: the global weights, which some strategies remember too.
+    """
+
+    def __init__(self, strategy: flower.FedAvg, before: Weights) -> None:
+        self._strategy = strategy
+        self._before = before
+        self._whole: dict[str, dict[str, NDArray[Any]]] = {
+            attribute: dict(getattr(strategy, attribute) or {})
+            for attribute in _DICTIONARIES
+            if hasattr(strategy, attribute)
+        }
+        if hasattr(strategy, _LIST):
+            momentum = getattr(strategy, _LIST) or []
+            self._whole[_LIST] = dict(zip(before, momentum, strict=bool(momentum)))
+        self._fresh = {attribute for attribute, arrays in self._whole.items() if not arrays}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for attribute, arrays in self._whole.items():
+            self._give(attribute, arrays)
+        if hasattr(self._strategy, _CURRENT):
+            setattr(self._strategy, _CURRENT, None)  # `configure_train` says it again
+
+    def show(self, block: Block) -> None:
+        """Let the strategy remember this block and nothing else."""
+        for attribute, arrays in self._whole.items():
+            self._give(attribute, {} if attribute in self._fresh else cut(arrays, block))
+        if hasattr(self._strategy, _CURRENT):
+            old = cut(self._before, block)
+            as_record = isinstance(self._strategy, flower.FedAvgM)
+            setattr(self._strategy, _CURRENT, array_record(old) if as_record else old)
+
+    def keep(self, block: Block) -> None:
+        """Take what the strategy now remembers of this block."""
+        for attribute, arrays in self._whole.items():
+            found = getattr(self._strategy, attribute) or {}
+            if attribute == _LIST:
+                found = dict(zip((part.name for part in block), found, strict=bool(found)))
+            for part in block if found else ():
+                value = found[part.name]
+                if part.name not in arrays:
+                    arrays[part.name] = np.empty(self._before[part.name].shape, value.dtype)
+                part.of(arrays[part.name])[...] = value
+
+    def _give(self, attribute: str, arrays: dict[str, NDArray[Any]]) -> None:
+        values = list(arrays.values()) if attribute == _LIST else arrays
+        setattr(self._strategy, attribute, values or None)

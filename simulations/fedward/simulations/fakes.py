@@ -11,6 +11,7 @@ Everything is made from seeds, so that a test that fails once fails again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -179,6 +180,9 @@ class Quiet:
         self.records.append(record)
         return self._next(record.round)
 
+    def on_evaluating(self, number: int) -> None:
+        """Nothing to see yet."""
+
     def _next(self, number: int) -> dict[str, Any]:
         if number == self._stop_after:
             raise Stopped
@@ -196,8 +200,9 @@ class MemoryCheckpoints:
         self.states: list[RunState] = []
 
     def save(self, state: RunState) -> None:
-        """Keep it."""
-        self.states.append(state)
+        """Keep it; the next round goes on changing what the strategy remembers."""
+        strategy = {key: value.copy() for key, value in state.strategy.items()}
+        self.states.append(replace(state, strategy=strategy))
 
     def newest(self) -> RunState | None:
         """The last one."""

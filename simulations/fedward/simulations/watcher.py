@@ -85,6 +85,9 @@ class Watcher:
             CurvePoint(record.round, record.notes["metrics"]) for record in state.history
         ]
 
+    def on_evaluating(self, number: int) -> None:
+        """Nothing to show: a simulation's sites count at once."""
+
     def on_round(self, record: RoundRecord, weights: Weights) -> dict[str, Any]:
         """Score the new weights on everybody's test patients."""
         point = CurvePoint(record.round, self._metrics(weights))

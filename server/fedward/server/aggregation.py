@@ -1,0 +1,151 @@
+"""From the sites' updates to the next global weights, block by block.
+
+    update of every site, a block of each → unmodified Flower strategy → that block of the model
+
+What Flower's strategies compute, they compute value by value: a mean, a median, a step of Adam. So
+a strategy that sees the model one block at a time gives the same result, bit for bit, as one that
+sees it whole. Memory is one model for the result, what the strategy remembers, and `BUDGET` values
+over all sites: it does not grow with the number of sites. An update is read twice, once when it is
+checked on arrival and once here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import strategy as flower
+
+from fedward.common import records
+from fedward.common.errors import RoundError, TrainingError
+from fedward.common.tensors import Weights, check_layout, check_weights
+from fedward.server.arrays import array_record, block_of, spec_of
+from fedward.server.blocks import Block, block_size, blocks, cut, empty_like
+from fedward.server.checkpoints import Drift
+from fedward.server.drift import DriftSums
+from fedward.server.flower_internals import SERVER_NODE_ID
+from fedward.server.replies import Check, Replies, readable, record_of
+from fedward.server.strategies import BlockMemory
+
+
+def check_update(before: Weights, max_norm: float | None) -> Check:
+    """What refuses an update that does not fit the model, is not finite, or is too large.
+
+    Args:
+        before: the global weights it was trained from.
+        max_norm: largest Euclidean norm of an update, None for no limit.
+    """
+
+    def check(_site: str, message: Message) -> None:
+        record = record_of(message)
+        with readable():
+            check_layout({name: spec_of(array) for name, array in record.items()}, before)
+        square = 0.0
+        for block in blocks(before, block_size(1)):
+            with readable():
+                values = _cut_record(record, block)
+            old = cut(before, block)
+            check_weights(values, old)
+            if max_norm is not None:
+                square += _square(values, old)
+        if max_norm is not None and square > max_norm**2:
+            raise RoundError(
+                "the update is larger than [aggregation] max_update_norm",
+                hint="see what is wrong at the site",
+            )
+
+    return check
+
+
+def _square(after: Weights, before: Weights) -> float:
+    total = 0.0
+    with np.errstate(over="ignore"):  # infinite is larger than any limit
+        for name, old in before.items():
+            update = (after[name] - old).astype(np.float64)
+            total += float(np.vdot(update, update))
+    return total
+
+
+def aggregate(
+    strategy: flower.FedAvg,
+    number: int,
+    replies: Replies,
+    before: Weights,
+    site_weights: Mapping[str, float],
+) -> tuple[Weights, dict[str, Drift]]:
+    """Let a strategy combine checked updates into the next weights.
+
+    Args:
+        strategy: any of `make_strategy`.
+        number: of the round.
+        replies: at least one accepted; whatever else than arrays a site said is not looked at.
+        before: the global weights that the sites trained from.
+        site_weights: aggregation weight of each site.
+
+    Returns:
+        The next global weights, and each site's drift.
+
+    Raises:
+        RoundError: the strategy combined nothing.
+        TrainingError: finite updates were combined into weights that are not.
+    """
+    updates = {site: record_of(message) for site, message in replies.accepted.items()}
+    shares = {site: site_weights[site] for site in updates}
+    drift = DriftSums(shares)
+    after = empty_like(before)
+    with BlockMemory(strategy, before) as memory, np.errstate(over="ignore", invalid="ignore"):
+        for block in blocks(before, block_size(len(updates))):
+            parts = {site: _cut_record(record, block) for site, record in updates.items()}
+            drift.add(cut(before, block), parts)
+            memory.show(block)
+            found = _step(strategy, number, _contents(parts, shares))
+            memory.keep(block)
+            for part in block:
+                # Adaptive strategies may compute in float64.
+                part.of(after[part.name])[...] = found[part.name].numpy()
+            _check_finite(cut(after, block), cut(before, block))
+    return after, drift.result()
+
+
+def _cut_record(record: ArrayRecord, block: Block) -> Weights:
+    return {
+        part.name: block_of(record[part.name], part.start, part.stop).reshape(part.shape)
+        for part in block
+    }
+
+
+def _contents(parts: Mapping[str, Weights], shares: Mapping[str, float]) -> list[RecordDict]:
+    """A block of each update and the site's weight, where a strategy looks for them."""
+    return [
+        RecordDict(
+            {
+                records.ARRAYS: array_record(values),
+                records.METRICS: MetricRecord({records.WEIGHT: shares[site]}),
+            }
+        )
+        for site, values in parts.items()
+    ]
+
+
+def _step(strategy: flower.FedAvg, number: int, contents: list[RecordDict]) -> ArrayRecord:
+    # A strategy looks only at the content of a reply.
+    replies = [
+        Message(content, dst_node_id=SERVER_NODE_ID, message_type=records.TRAIN)
+        for content in contents
+    ]
+    arrays, _ = strategy.aggregate_train(number, replies)
+    if arrays is None:
+        raise RoundError(f"round {number} could not be aggregated", hint="see the sites' refusals")
+    return arrays
+
+
+def _check_finite(after: Weights, before: Weights) -> None:
+    """Refuse a model that finite updates were combined into, but that is not finite itself."""
+    try:
+        check_weights(after, before)
+    except RoundError as error:
+        raise TrainingError(
+            f"training diverged at the server, {error.problem}",
+            hint="lower the learning rates of [training] and [algorithm]",
+        ) from error
