@@ -1,0 +1,297 @@
+"""The coordinator's desk: answers the small questions of sites from the registry and the roster.
+
+What the answers hold (JSON; a statement is the text of a `common.statements` statement):
+
+    studies   → studies: [{offer: statement, state, choice, run}], oldest first
+    decide    ← decision: statement
+              → study, choice, state, new
+    renew     ← whatever the authority needs   → whatever it gives
+    roster    → roster: as it was signed, version
+    witness   ← ledger: statement (the end of the site's own ledger), signed: [statements]
+              → ledger: the end on record, heads: [statements of other sites, to be signed],
+                signatures: [statements of other sites under this site's ledger]
+    greeting  → ledger, audit: ends of the site's logs on record ({length, hash} or null)
+
+Guarantee:
+    An answer counts only if the site itself signed it, for this study, later than its last one. A
+    site whose ledger or audit log is shorter than it was before, or another, is refused when it
+    greets. (Later messages of a session may overtake each other: what is shorter there is old.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fedward.common.audit import AuditLog
+from fedward.common.audit import Head as LogEnd
+from fedward.common.errors import FedwardError, IdentityError, LinkError, StateError
+from fedward.common.identity import Member, RosterFile
+from fedward.common.statements import COUNTERSIGNATURE, DECISION, LEDGER_HEAD, read_statement
+from fedward.common.wire.link_pb2 import Head, Header
+from fedward.common.wire.session import Heads
+from fedward.server.link.desk import Question
+from fedward.server.registry import Choice, Countersignature, Offer, Registry
+
+LEDGER = "ledger"
+AUDIT = "audit"
+_STATED = "stated-ledger"
+"""Log under which a ledger's end is kept with a statement that other sites can check."""
+_MOST_SIGNED = 2000
+
+Renew = Callable[[str, Mapping[str, Any]], dict[str, Any]]
+"""From a site's name and its question to the answer with its new certificate."""
+
+
+class Desk:
+    """Answers questions; see `link.desk.Desk`.
+
+    Args:
+        registry: where everything is kept.
+        roster: the newest roster; somebody else reloads it.
+        audit: the coordinator's log.
+        renew: gives a site a new certificate.
+    """
+
+    def __init__(
+        self, registry: Registry, *, roster: RosterFile, audit: AuditLog, renew: Renew
+    ) -> None:
+        self._registry = registry
+        self._roster = roster
+        self._audit = audit
+        self._renew = renew
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._ends: dict[tuple[str, str], LogEnd] = {
+            (head.site, head.log): LogEnd(head.length, head.hash) for head in registry.heads()
+        }
+        self._versions: dict[str, int] = {}
+        self.refresh()
+
+    # --- questions --------------------------------------------------------------------------------
+
+    def greeted(self, question: Question) -> dict[str, Any]:
+        """Say how far the site's logs were seen; refuse a site whose logs went back."""
+        self._see(question.site, question.header, question.evidence, greeting=True)
+        return {LEDGER: self._end(question.site, LEDGER), AUDIT: self._end(question.site, AUDIT)}
+
+    def studies(self, question: Question) -> dict[str, Any]:
+        """Studies that the site is invited to, as the coordinator signed them."""
+        self._see(question.site, question.header, question.evidence)
+        offers = self._registry.offered(question.site)
+        return {"studies": [_shown(offer, question.site) for offer in offers]}
+
+    def decide(self, question: Question) -> dict[str, Any]:
+        """Check and keep what the site decided.
+
+        Raises:
+            IdentityError: the site did not sign it.
+            StateError: it does not fit what was decided before, or is older.
+        """
+        site = question.site
+        member = self._member(site)
+        evidence = _text(question.body, "decision")
+        content = read_statement(evidence, DECISION, site, member.public_key)
+        study, choice = str(content.get("study")), _choice(content.get("choice"))
+        offer = self._registry.study(study)
+        before = offer.answers.get(site)
+        if before is not None and before.choice is not None and before.choice is not choice:
+            _check_later(content, read_statement_time(before.evidence))
+        new = self._registry.decide(site, study, choice, evidence)
+        if new:
+            self._audit.append(
+                "decision",
+                site=site,
+                study=study,
+                choice=choice.value,
+                evidence=hashlib.sha256(evidence).hexdigest(),
+            )
+            self.refresh()
+        state = self._registry.study(study).state
+        return {"study": study, "choice": choice.value, "state": state.value, "new": new}
+
+    def renew(self, question: Question) -> dict[str, Any]:
+        """A new certificate, as the authority gives it."""
+        self._member(question.site)
+        answer = self._renew(question.site, question.body)
+        self._audit.append("certificate renewed", site=question.site)
+        return answer
+
+    def roster(self, question: Question) -> dict[str, Any]:
+        """The newest roster, as it was signed."""
+        del question
+        data = self._roster.data
+        return {"roster": data.decode(), "version": self._roster.current.version}
+
+    def witness(self, question: Question) -> dict[str, Any]:
+        """Put the end of the site's ledger on record, and exchange signatures with others.
+
+        Raises:
+            IdentityError: a statement is not by who should have made it.
+            StateError: the ledger went back, or what is signed was never shown.
+        """
+        site = question.site
+        member = self._member(site)
+        self._see(site, question.header, question.evidence)
+        if LEDGER in question.body:
+            evidence = _text(question.body, LEDGER)
+            end = LogEnd.read(read_statement(evidence, LEDGER_HEAD, site, member.public_key))
+            self._put(site, LEDGER, end, evidence)
+            self._put(site, _STATED, end, evidence)
+        signed = question.body.get("signed", [])
+        if not isinstance(signed, list) or len(signed) > _MOST_SIGNED:
+            raise _malformed()
+        for text in signed:
+            self._countersign(member, text)
+        return {
+            LEDGER: self._end(site, LEDGER),
+            "heads": [h.evidence.decode() for h in self._registry.heads(_STATED) if h.site != site],
+            "signatures": [s.evidence.decode() for s in self._registry.countersignatures(site)],
+        }
+
+    # --- from memory ------------------------------------------------------------------------------
+
+    def heads(self, site: str) -> Heads:
+        """The end of the coordinator's log, and that of the site's as it is on record here."""
+        with self._lock:
+            seen = self._ends.get((site, AUDIT))
+        own = self._audit.head
+        return Heads(
+            audit=Head(length=own.length, hash=own.digest),
+            witnessed=None if seen is None else Head(length=seen.length, hash=seen.digest),
+        )
+
+    def studies_version(self, site: str) -> int:
+        """Changes with what is offered to a site, with its answer and with the state."""
+        with self._lock:
+            return self._versions.get(site, 0)
+
+    def refresh(self) -> frozenset[str]:
+        """Look at the registry again, which commands change; gives sites with something new."""
+        shown: dict[str, list[Any]] = {site.name: [] for site in self._registry.sites()}
+        for offer in self._registry.studies():
+            for site in offer.answers:
+                shown[site].append([offer.study, offer.state.value, offer.runs[-1:]])
+        found = {site: _number(what) for site, what in shown.items()}
+        with self._lock:
+            changed = {site for site, n in found.items() if self._versions.get(site) != n}
+            self._versions = found
+        return frozenset(changed)
+
+    def see(self, site: str, header: Header, evidence: bytes) -> None:
+        """Put the ends of logs that a reply carries on record.
+
+        Raises:
+            StateError: one of them is not the log that was seen before.
+        """
+        self._see(site, header, evidence)
+
+    def ends(self, site: str) -> dict[str, Any]:
+        """The ends of a site's logs on record, for the record of a round."""
+        return {LEDGER: self._end(site, LEDGER), AUDIT: self._end(site, AUDIT)}
+
+    # --- details ----------------------------------------------------------------------------------
+
+    def _member(self, site: str) -> Member:
+        member = self._roster.current.member(site)
+        if member is None or not member.active or member.role != "site":
+            raise IdentityError(
+                f"{site} is no active site of the roster", hint="ask the coordinator"
+            )
+        return member
+
+    def _see(self, site: str, header: Header, evidence: bytes, *, greeting: bool = False) -> None:
+        for log, head in ((LEDGER, header.ledger), (AUDIT, header.audit)):
+            # An empty log says nothing yet, unless there was more of it before.
+            if header.HasField(log) and (head.length or (site, log) in self._ends):
+                end = LogEnd.of(head.length, head.hash)
+                self._put(site, log, end, evidence, greeting=greeting)
+
+    def _put(
+        self, site: str, log: str, end: LogEnd, evidence: bytes, *, greeting: bool = False
+    ) -> None:
+        with self._writing:
+            known = self._ends.get((site, log))
+            if known == end or (known is not None and known.length > end.length and not greeting):
+                return
+            try:
+                self._registry.witness(
+                    site, log, length=end.length, hash_=end.hash, evidence=evidence
+                )
+            except StateError:
+                self._audit.append("log went back", site=site, log=log, **end.to_dict())
+                raise
+            with self._lock:
+                self._ends[site, log] = end
+
+    def _end(self, site: str, log: str) -> dict[str, Any] | None:
+        with self._lock:
+            end = self._ends.get((site, log))
+        return None if end is None else end.to_dict()
+
+    def _countersign(self, witness: Member, text: object) -> None:
+        if not isinstance(text, str):
+            raise _malformed()
+        evidence = text.encode()
+        content = read_statement(evidence, COUNTERSIGNATURE, witness.name, witness.public_key)
+        end, site = LogEnd.read(content), str(content.get("site"))
+        self._registry.countersign(
+            Countersignature(site, end.length, end.hash, witness.name, evidence)
+        )
+
+
+def read_statement_time(evidence: bytes) -> int:
+    """When an answer that was checked before was made, Unix time in milliseconds."""
+    try:
+        return int(json.loads(evidence)["content"]["at_ms"])
+    except (ValueError, TypeError, KeyError):
+        return 0
+
+
+def _check_later(content: Mapping[str, Any], before_ms: int) -> None:
+    at_ms = content.get("at_ms")
+    if type(at_ms) is not int or at_ms <= before_ms:
+        raise StateError(
+            "the decision is not later than the one on record",
+            hint="an old decision does not count again; decide anew",
+        )
+
+
+def _choice(value: object) -> Choice:
+    try:
+        return Choice(str(value))
+    except ValueError as error:
+        raise StateError(
+            "that is no decision", hint=f"one of {', '.join(c.value for c in Choice)}"
+        ) from error
+
+
+def _shown(offer: Offer, site: str) -> dict[str, Any]:
+    choice = offer.answers[site].choice
+    return {
+        "offer": offer.evidence.decode(),
+        "state": offer.state.value,
+        "choice": None if choice is None else choice.value,
+        "run": offer.runs[-1] if offer.runs else "",
+    }
+
+
+def _text(body: Mapping[str, Any], key: str) -> bytes:
+    value = body.get(key)
+    if not isinstance(value, str):
+        raise _malformed()
+    return value.encode()
+
+
+def _malformed() -> FedwardError:
+    return LinkError(
+        "a question does not say what it must",
+        hint="check that both sides run the same version of fedward",
+    )
+
+
+def _number(what: object) -> int:
+    return int.from_bytes(hashlib.sha256(json.dumps(what).encode()).digest()[:6], "big")
