@@ -1,0 +1,146 @@
+"""What a ledger's entries add up to: which cohorts, runs and reservations there are. No disk.
+
+Entries are applied one after the other; one that contradicts those before it is refused, so a book
+that was read to the end is consistent.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+
+from fedward.client.ledger.account import Run, Totals
+from fedward.client.ledger.entries import (
+    Admitted,
+    Closed,
+    CohortMade,
+    Committed,
+    LedgerEntry,
+    Reserved,
+    Witnessed,
+    purpose_of,
+)
+from fedward.client.spending import Charge, Group
+from fedward.common.errors import PrivacyError, StateError
+from fedward.common.privacy.events import PrivacyEvent, compress
+
+
+@dataclass
+class Reservation:
+    """A release, paid for; `reply` is empty until it is known to be durable."""
+
+    number: int
+    entry: Reserved
+    reply: str = ""
+
+
+class Book:
+    """All that follows from the entries applied so far."""
+
+    def __init__(self) -> None:
+        self.cohorts: dict[str, CohortMade] = {}
+        self.runs: dict[tuple[str, str], Run] = {}
+        self.reservations: dict[int, Reservation] = {}
+        self.outcomes: dict[tuple[str, str], str] = {}
+        self.witnesses: list[Witnessed] = []
+        self._by_run: dict[tuple[str, str], list[Reservation]] = defaultdict(list)
+
+    def apply(self, number: int, entry: LedgerEntry) -> None:
+        """Take in one more entry.
+
+        Raises:
+            StateError: it contradicts those before it.
+        """
+        match entry:
+            case CohortMade():
+                self.cohorts[entry.cohort] = entry
+            case Admitted():
+                self._admit(entry)
+            case Reserved():
+                self._reserve(number, entry)
+            case Committed():
+                _need(entry.reservation in self.reservations)
+                self.reservations[entry.reservation].reply = entry.reply
+            case Closed():
+                run = self._run(entry.study, entry.run)
+                self.runs[entry.study, entry.run] = replace(run, open=False)
+                self.outcomes[entry.study, entry.run] = entry.outcome
+            case Witnessed():
+                self.witnesses.append(entry)
+
+    def reserved(self, study: str, run: str) -> tuple[Reservation, ...]:
+        """The reservations of a run, oldest first."""
+        return tuple(self._by_run.get((study, run), ()))
+
+    def charges(self, study: str, run: str) -> tuple[Charge, ...]:
+        """What a run has charged, oldest first."""
+        return tuple(
+            Charge(r.entry.round, r.entry.group, r.entry.event) for r in self.reserved(study, run)
+        )
+
+    def check_new(
+        self, study: str, run: str, round_number: int, group: Group, event: PrivacyEvent
+    ) -> None:
+        """A site does nothing twice, not even what a crash cut short.
+
+        Raises:
+            PrivacyError: the run has reserved this for this round before.
+        """
+        for reservation in self.reserved(study, run):
+            entry = reservation.entry
+            now = (round_number, group, purpose_of(event))
+            if (entry.round, entry.group, entry.purpose) != now:
+                continue
+            if reservation.reply:
+                raise PrivacyError(
+                    f"round {round_number} was done before at this site",
+                    hint="a site does nothing twice; continue with the next round",
+                )
+            raise PrivacyError(
+                f"round {round_number} was interrupted here; its cost is spent",
+                hint="continue with the next round",
+            )
+
+    def _admit(self, entry: Admitted) -> None:
+        _need(entry.cohort in self.cohorts)
+        admitted = run_of(entry)
+        known = self.runs.get((entry.study, entry.run), admitted)
+        _need((known.cohort, known.plan) == (entry.cohort, entry.plan))
+        self.runs[entry.study, entry.run] = replace(known, open=True)
+        self.outcomes.pop((entry.study, entry.run), None)
+
+    def _reserve(self, number: int, entry: Reserved) -> None:
+        run = self._run(entry.study, entry.run)
+        _need(run.cohort == entry.cohort)
+        before, event = run.reserved, entry.event
+        if entry.group == "training":
+            after = replace(before, training=compress((*before.training, event)))
+        else:
+            after = replace(before, testing=compress((*before.testing, event)))
+        self.runs[entry.study, entry.run] = replace(run, reserved=after)
+        self.reservations[number] = Reservation(number, entry)
+        self._by_run[entry.study, entry.run].append(self.reservations[number])
+
+    def _run(self, study: str, run: str) -> Run:
+        _need((study, run) in self.runs)
+        return self.runs[study, run]
+
+
+def run_of(entry: Admitted) -> Run:
+    """The run that an admission begins."""
+    return Run(
+        study=entry.study,
+        run=entry.run,
+        cohort=entry.cohort,
+        plan=entry.plan,
+        private=entry.private,
+        totals=Totals(entry.training, entry.testing),
+    )
+
+
+def _need(consistent: bool) -> None:
+    if not consistent:
+        raise StateError(
+            "the privacy ledger contradicts itself",
+            hint="stop here, keep the file as evidence, and report this defect",
+        )
