@@ -2,7 +2,7 @@
 
     FedwardError                  exit code
     ├── StudyError                3   the study file is missing, malformed or contradicts itself
-    ├── SiteConfigError           4   a site.toml is missing, malformed or does not fit the study
+    ├── SiteConfigError           4   a settings file is missing, wrong, or does not fit the study
     ├── DataError                 5   a site's data cannot be used as the study demands
     ├── PrivacyError              6   the privacy promise cannot be kept, so nothing is trained
     ├── TrainingError             7   training cannot go on (diverged, produced NaN)
@@ -64,7 +64,7 @@ class StudyError(FedwardError):
 
 
 class SiteConfigError(FedwardError):
-    """A site.toml is missing, malformed or does not fit the study."""
+    """A settings file (site.toml, …) is missing, wrong, or does not fit the study."""
 
     exit_code = 4
 

@@ -122,7 +122,7 @@ class PrivateKey:
             IdentityError: it is missing, others may read it, the passphrase is wrong or missing, or
                 it is no private key on P-256.
         """
-        data = _read_private(path)
+        data = read_secret(path)
         secret = passphrase.encode() if passphrase and b"ENCRYPTED" in data else None
         try:
             key = serialization.load_pem_private_key(data, secret)
@@ -180,7 +180,7 @@ def find_passphrase(file: Path | None = None) -> str | None:
         IdentityError: the file is missing, or others may read it.
     """
     if file is not None:
-        return _read_private(file).decode(errors="replace").rstrip("\r\n") or None
+        return read_secret(file).decode(errors="replace").rstrip("\r\n") or None
     return os.environ.get(PASSPHRASE_VARIABLE) or None
 
 
@@ -202,9 +202,13 @@ def same_fingerprint(given: str, fingerprint: str) -> bool:
 _GIVE_PASSPHRASE = f"set {PASSPHRASE_VARIABLE} or give --passphrase-file"
 
 
-def _read_private(path: Path) -> bytes:
-    """A secret file, through one descriptor, so that what was checked is what is read."""
-    try:
+def read_secret(path: Path) -> bytes:
+    """A file that only its owner may read.
+
+    Raises:
+        IdentityError: it is missing, or others may read or change it.
+    """
+    try:  # through one descriptor, so that what was checked is what is read
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             if mode & (stat.S_IRWXG | stat.S_IRWXO):
