@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import Literal, Self, get_args
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import verification
@@ -95,11 +95,11 @@ class Certificate:
                     NameOID.ORGANIZATION_NAME,
                 )
             )
-        except (ValueError, TypeError) as error:
+            begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        except (ValueError, TypeError, OverflowError, UnsupportedAlgorithm) as error:
             raise IdentityError("a certificate is not one of fedward's", hint=_ASK) from error
         if not isinstance(key, ec.EllipticCurvePublicKey):
             raise IdentityError("a certificate's key is not on the curve P-256", hint=_ASK)
-        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         return cls(certificate, name, role, consortium, PublicKey(key), begin, end)
 
 
