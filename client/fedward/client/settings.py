@@ -51,12 +51,13 @@ class LinkSection(Section):
 
 
 class WorkerSection(Section):
-    """`[worker]`: limits of the process that trains."""
+    """`[worker]`: limits of the processes that train, of which there is one per run."""
 
     memory_mb: Annotated[int, Field(ge=256)] = 4096
     task_time_s: Positive = 3600.0
     nice: Annotated[int, Field(ge=0, le=19)] = 10
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    runs: Annotated[int, Field(ge=1, le=64)] = 2
 
 
 class StateSection(Section):
