@@ -6,6 +6,7 @@
 #   PIP_ARGS     more arguments for pip, for example --no-index --find-links=wheelhouse
 #   OUT          where `make demo` writes its report
 #   TESTARGS     more arguments for pytest
+#   WHEELHOUSE   where `make wheelhouse` puts what a machine without internet needs
 
 SUPPORTED = import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -14,6 +15,7 @@ TORCH_INDEX ?=
 PIP_ARGS ?=
 OUT ?= OUT
 TESTARGS ?=
+WHEELHOUSE ?= wheelhouse
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -24,11 +26,11 @@ QUIET := FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
 TEST := $(QUIET) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -o consider_namespace_packages=true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow check lint coverage format bench docs proto clean
+.PHONY: help setup demo test slow check lint coverage format bench docs proto wheelhouse clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | \
-		awk -F '\t' '{ printf "  make %-9s %s\n", $$1, $$2 }'
+		awk -F '\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
 
 setup: $(READY)  ## install everything into .venv (the other targets do it by themselves)
 
@@ -77,7 +79,18 @@ proto: $(READY)  ## regenerate the code of the link's messages from link.proto
 	$(BIN)/python -m grpc_tools.protoc -I common --python_out=common --pyi_out=common \
 		--grpc_python_out=common common/fedward/common/wire/link.proto
 
+# The same torch as in .venv: without GPU libraries if TORCH_INDEX says so. Everything is a wheel, so
+# that the other machine needs no compiler; the sums tell whether the copy is whole.
+wheelhouse: $(READY)  ## collect what server and client need on machines without internet
+	rm -f "$(WHEELHOUSE)"/*.whl
+	$(BIN)/python -m pip wheel --disable-pip-version-check --quiet -c constraints.txt $(PIP_ARGS) \
+		$(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") \
+		-w "$(WHEELHOUSE)" torch==2.13.0 '.[server,postgresql,client]'
+	cp constraints.txt "$(WHEELHOUSE)/constraints.txt"
+	cd "$(WHEELHOUSE)" && sha256sum -- *.whl constraints.txt > SHA256SUMS
+	@du -sh "$(WHEELHOUSE)"
+
 clean:  ## remove what was built, .venv and OUT included
-	rm -rf .venv "$(OUT)" build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache \
+	rm -rf .venv "$(OUT)" wheelhouse build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache \
 		.ruff_cache .hypothesis .import_linter_cache
 	find $(FOLDERS) tests -name __pycache__ -type d -prune -exec rm -rf {} +
