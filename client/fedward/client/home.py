@@ -17,8 +17,9 @@ from functools import cached_property
 from pathlib import Path
 
 from fedward.client.settings import ClientSettings
+from fedward.common.audit.log import AuditLog
 from fedward.common.errors import IdentityError, StateError
-from fedward.common.files import read_bytes
+from fedward.common.files import private_folder, read_bytes
 from fedward.common.identity.keys import PrivateKey, read_secret
 from fedward.common.identity.own import Identity
 from fedward.common.identity.roster_file import RosterFile
@@ -214,6 +215,15 @@ class SiteFolder:
         if found.name != self.settings.site.name:
             raise IdentityError("the certificate is for a site of another name", hint=_INSTALL)
         return found
+
+    def open_audit_log(self, key: PrivateKey) -> AuditLog:
+        """The audit log, signed by the site's key.
+
+        Raises:
+            StateError: the log is damaged, or was begun with another key.
+        """
+        private_folder(self.state)
+        return AuditLog.open(self.audit_log, key)
 
     def load_roster(self) -> RosterFile:
         """The newest roster that this site has seen.

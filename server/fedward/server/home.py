@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from fedward.common.audit.log import AuditLog
 from fedward.common.errors import IdentityError, StateError
 from fedward.common.files import read_bytes
 from fedward.common.identity.certificates import Certificate, read_certificate
@@ -155,6 +156,25 @@ class ConsortiumFolder:
         key = PrivateKey.load(self.server_key, passphrase)
         return Identity.load(key, self.server_certificate, self.root_certificate)
 
+    def open_audit_log(self, passphrase: str | None = None) -> AuditLog:
+        """The audit log, signed by the server's key; a rotated key is found when it is needed.
+
+        Raises:
+            IdentityError: the key is missing, or the log continues with one that is.
+            StateError: the log is damaged.
+        """
+
+        def successor(fingerprint: str) -> PrivateKey:
+            for path in (self.server_key, upcoming(self.server_key)):
+                if path.exists():
+                    key = PrivateKey.load(path, passphrase)
+                    if key.public.fingerprint == fingerprint:
+                        return key
+            raise IdentityError("the audit log's key is missing", hint="restore it from a backup")
+
+        signer = PrivateKey.load(self.server_key, passphrase)
+        return AuditLog.open(self.audit_log, signer, successor=successor)
+
     def load_root(self) -> Certificate:
         """The root's certificate.
 
@@ -170,6 +190,11 @@ class ConsortiumFolder:
             IdentityError: it is missing or cannot be trusted.
         """
         return RosterFile(self.roster_file, _read(self.root_certificate))
+
+
+def upcoming(path: Path) -> Path:
+    """Where a file waits that is to take the place of another."""
+    return path.with_name(path.name + ".next")
 
 
 def _read(path: Path) -> bytes:

@@ -4,7 +4,7 @@
 """
 
 from fedward.common.audit.chain import Head, canonical, empty, extend
-from fedward.common.audit.log import AuditLog, Entry, read_entries
+from fedward.common.audit.log import AuditLog, Entry, current_key, read_entries
 from fedward.common.audit.verify import Report, verify_log
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Head",
     "Report",
     "canonical",
+    "current_key",
     "empty",
     "extend",
     "read_entries",

@@ -122,11 +122,19 @@ class AuditLog:
         path: of the file.
         signer: signs what this process appends.
         clock: gives the time in UTC.
+        successor: finds the key with a fingerprint, when another process changed the log's key.
     """
 
-    def __init__(self, path: Path, signer: Signer, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        signer: Signer,
+        clock: Clock | None = None,
+        successor: Callable[[str], Signer] | None = None,
+    ) -> None:
         self.path = path
         self._signer = signer
+        self._successor = successor
         self._clock = clock or _now
         self._lock = threading.Lock()
         self._head = START
@@ -139,14 +147,20 @@ class AuditLog:
             raise output_error(path, error) from error
 
     @classmethod
-    def open(cls, path: Path, signer: Signer, clock: Clock | None = None) -> Self:
+    def open(
+        cls,
+        path: Path,
+        signer: Signer,
+        clock: Clock | None = None,
+        successor: Callable[[str], Signer] | None = None,
+    ) -> Self:
         """Open a log, or begin one; its chain is checked, its signatures are not (`verify_log`).
 
         Raises:
             StateError: the chain is broken, or another key signs this log.
             OutputError: the disk refuses.
         """
-        log = cls(path, signer, clock)
+        log = cls(path, signer, clock, successor)
         try:
             with log._locked():
                 if log._head == START:
@@ -292,6 +306,8 @@ class AuditLog:
             self._key = str(entry.facts.get("fingerprint"))
 
     def _check_key(self) -> None:
+        if self._key != self._signer.public.fingerprint and self._successor is not None:
+            self._signer = self._successor(self._key)
         if self._key != self._signer.public.fingerprint:
             raise StateError(
                 "the audit log is signed by another key",
@@ -301,6 +317,19 @@ class AuditLog:
 
 def _key_facts(signer: Signer) -> dict[str, Any]:
     return {"key": signer.public.pem, "fingerprint": signer.public.fingerprint}
+
+
+def current_key(path: Path) -> str:
+    """Fingerprint of the key that signs a log's next entry; empty if it has none yet.
+
+    Raises:
+        StateError: the log cannot be read.
+    """
+    key = ""
+    for entry in read_entries(path):
+        if entry.kind in (BEGIN, KEY):
+            key = str(entry.facts.get("fingerprint"))
+    return key
 
 
 def read_entries(path: Path) -> Iterator[Entry]:

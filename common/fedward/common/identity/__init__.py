@@ -27,6 +27,7 @@ from fedward.common.identity.keys import (
     same_fingerprint,
     spoken,
 )
+from fedward.common.identity.own import Identity
 from fedward.common.identity.requests import Request, make_request, read_request
 from fedward.common.identity.roster import Member, Roster, read_roster, sign_roster
 from fedward.common.identity.roster_file import RosterFile
@@ -36,6 +37,7 @@ __all__ = [
     "ROLES",
     "Authority",
     "Certificate",
+    "Identity",
     "Member",
     "PrivateKey",
     "PublicKey",
