@@ -9,7 +9,7 @@ stops at the announced size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from fedward.common.wire.kinds import LARGEST_MESSAGE
@@ -65,7 +65,7 @@ def channel_options(**more: Any) -> Options:
     )
 
 
-def is_modern(auth_context: Mapping[str, Sequence[bytes]]) -> bool:
+def is_modern(auth_context: Mapping[str, Iterable[bytes]]) -> bool:
     """Whether a peer speaks TLS 1.3, by the `auth_context()` of a call."""
     return list(auth_context.get("ssl_tls_version", ())) == [b"TLSv1.3"]
 

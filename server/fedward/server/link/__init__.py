@@ -4,3 +4,5 @@
 is connected; `peers` who is calling; `service` answers calls; `serve` is the service as a whole;
 `grid` is what the unchanged `ServerApp` sees.
 """
+
+import fedward.common.wire  # noqa: F401  (before anything loads gRPC: no TLS but 1.3)

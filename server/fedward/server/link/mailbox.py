@@ -211,6 +211,14 @@ class Mailbox:
             slot = self._slots.get(key)
             return slot.task if slot else None
 
+    def match(self, *, site: str, run: str, round_number: int, action: str) -> Task | None:
+        """The one open task that fits, if there is just one."""
+        with self._changed:
+            tasks = [slot.task for slot in self._slots.values()]
+        asked = (site, run, round_number, action)
+        found = [task for task in tasks if (task.site, task.run, task.round, task.action) == asked]
+        return found[0] if len(found) == 1 else None
+
     def offset(self, key: str, *, sha256: bytes, size: int) -> int:
         """How much of a reply is here already.
 

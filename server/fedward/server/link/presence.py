@@ -1,4 +1,4 @@
-"""Who is connected, since when, and who was last seen when. Read by runs, written by the service."""
+"""Who is connected, since when, last seen when. Read by runs, written by the service."""
 
 from __future__ import annotations
 
