@@ -127,7 +127,7 @@ class Worker:
             await self.stop()
             raise TrainingError(
                 "the training process took longer than client.toml allows",
-                hint="raise [limits] task_s there, or take fewer local steps",
+                hint="raise [worker] task_time_s there, or take fewer local steps",
             ) from error
         except BaseException:  # who asked waits no longer: nobody may train for nobody
             await self.stop()
@@ -165,7 +165,7 @@ class Worker:
         if self._too_large:
             return TrainingError(
                 "the training process used more memory than client.toml allows",
-                hint="raise [limits] memory there, or take a smaller model or batch",
+                hint="raise [worker] memory_mb there, or take a smaller model or batch",
             )
         return WorkerDied("the training process ended", hint="see worker.log of this site")
 

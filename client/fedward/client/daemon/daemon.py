@@ -1,0 +1,306 @@
+"""Answers tasks: allowed? → train, in another process → the gate → the outbox.
+
+Guarantee:
+    Nothing is computed for a study that the site's stewards and policy do not allow at that moment.
+    What was computed leaves only through the gate. The same task has the same answer, also after
+    this process was killed. Whatever goes wrong becomes a refusal in words that tell nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from fedward.client.daemon.record import Record
+from fedward.client.gate import Gate, Question, refusal
+from fedward.client.link.assignments import Assignment
+from fedward.client.offers import kept_study
+from fedward.client.outbox import Outbox
+from fedward.client.worker.protocol import Do, Done, Load
+from fedward.common import records
+from fedward.common.errors import FedwardError, PolicyError, RoundError, StateError
+from fedward.common.study import Study
+from fedward.common.wire.body import BLOCK
+
+_LOG = logging.getLogger(__name__)
+_DEFECT = "report this as a defect; see the site's log"
+
+
+class Rules(Protocol):
+    """What the site allows; asked before every task."""
+
+    def check_study(self, name: str, study: Study) -> None:
+        """Return if stewards and policy allow this study now.
+
+        Raises:
+            PolicyError: they do not (any more).
+        """
+        ...
+
+    def check_hours(self) -> None:
+        """Return if work is allowed at this hour.
+
+        Raises:
+            PolicyError: it is not.
+        """
+        ...
+
+
+class Trains(Protocol):
+    """Has tasks done; `worker.pool.Pool` is one."""
+
+    async def do(self, load: Load, task: Do) -> Done:
+        """Have a task done; see `Pool.do`."""
+        ...
+
+
+Paid = Callable[[str, str, int, str, str], bool]
+"""`(study, run, round, group, reply)`: whether the ledger was charged for that reply."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a daemon works.
+
+    Attributes:
+        site: name of the site.
+        folder: of the site.
+        studies: folder of the offered studies.
+        threads: that a training process may use.
+    """
+
+    site: str
+    folder: Path
+    studies: Path
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Signals:
+    """Whom a daemon wakes; each returns at once.
+
+    Attributes:
+        studies_changed: what is offered may have changed.
+        roster: there is a newer roster.
+        answered: a task was answered; None, or why it was refused, in the site's own words.
+    """
+
+    studies_changed: Callable[[], None] = lambda: None
+    roster: Callable[[bytes], None] = lambda _data: None
+    answered: Callable[[Assignment, FedwardError | None], None] = lambda _asked, _error: None
+
+
+class Daemon:
+    """Does what the server asks, as far as the site allows; a `link.assignments.Work`.
+
+    Args:
+        place: where.
+        rules: what is allowed.
+        pool: trains.
+        outbox: keeps replies.
+        paid: asks the ledger.
+        record: the audit log.
+        signals: whom to wake.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        *,
+        rules: Rules,
+        pool: Trains,
+        outbox: Outbox,
+        paid: Paid,
+        record: Record,
+        signals: Signals | None = None,
+    ) -> None:
+        self._place = place
+        self._rules = rules
+        self._pool = pool
+        self._outbox = outbox
+        self._paid = paid
+        self._record = record
+        self._signals = signals or Signals()
+        self._jobs: dict[str, asyncio.Task[Path]] = {}
+        self._studies: dict[str, str] = {}
+        self._withdrawn: set[str] = set()
+        self.halted: FedwardError | None = None
+        """Why nothing is done at all, whatever is asked; None if work goes on."""
+
+    # --- what the link calls ----------------------------------------------------------------------
+
+    async def do(self, assignment: Assignment) -> Path:
+        """Answer a task by a file that is durable; see `Work.do`.
+
+        Raises:
+            StateError: nobody waits for the answer any more.
+            OutputError: not even a refusal can be written.
+        """
+        key = assignment.key
+        job = self._jobs.get(key)
+        if job is None:
+            job = asyncio.create_task(self._answer(assignment))
+            self._jobs[key], self._studies[key] = job, assignment.study
+            job.add_done_callback(lambda job: self._forget(key, job))
+        try:
+            return await asyncio.shield(job)
+        except asyncio.CancelledError:
+            if not job.cancelled():  # who waited here left; the work goes on
+                raise
+            raise StateError(
+                "nobody waits for this task any more", hint="the round goes on without it"
+            ) from None
+
+    def closed(self, key: str) -> None:
+        """Nobody waits for a task any more: whatever is done for it ends now."""
+        job = self._jobs.get(key)
+        if job is not None:
+            job.cancel()
+
+    def receipt(self, key: str, evidence: bytes) -> None:
+        """The server has the answer to a task; its signature under that is put on record."""
+        received = self._outbox.receipt(key)
+        if received is not None:
+            digest = hashlib.sha256(evidence).hexdigest()
+            self._record.note_task("receipt", evidence, task=key, receipt=digest)
+
+    def roster(self, data: bytes) -> None:
+        """There is a newer roster."""
+        self._signals.roster(data)
+
+    def studies_changed(self) -> None:
+        """What is offered may have changed."""
+        self._signals.studies_changed()
+
+    # --- what the watch calls ---------------------------------------------------------------------
+
+    def withdrawn(self, study: str) -> None:
+        """A study is allowed no more: all work for it ends now."""
+        for key in [key for key, name in self._studies.items() if name == study]:
+            self._withdrawn.add(key)
+            self.closed(key)
+
+    async def stop(self) -> None:
+        """End all work; what was not answered is answered after the next start."""
+        jobs = list(self._jobs.values())
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+
+    @property
+    def working(self) -> int:
+        """Tasks that are being answered."""
+        return len(self._jobs)
+
+    # --- details ----------------------------------------------------------------------------------
+
+    def _forget(self, key: str, job: asyncio.Task[Path]) -> None:
+        self._jobs.pop(key, None)
+        self._studies.pop(key, None)
+        self._withdrawn.discard(key)
+        error = None if job.cancelled() else job.exception()
+        if error is not None:
+            _LOG.error("a task failed", extra={"facts": {"error": type(error).__name__}})
+
+    async def _answer(self, asked: Assignment) -> Path:
+        work = self._outbox.work(asked.run, asked.round, asked.key)
+        try:
+            study = self._allowed(asked)
+            found = self._outbox.find(asked.run, asked.key)
+            if found is not None:
+                return found
+            self._rules.check_hours()
+            reply = await self._train(asked, study, work)
+        except FedwardError as error:
+            return await asyncio.to_thread(self._refuse, asked, work, error)
+        except asyncio.CancelledError:
+            if asked.key not in self._withdrawn:
+                raise
+            over = PolicyError("this site has withdrawn from the study", hint="go on without it")
+            return await asyncio.to_thread(self._refuse, asked, work, over)
+        self._signals.answered(asked, None)
+        return reply
+
+    def _allowed(self, asked: Assignment) -> Study:
+        if self.halted is not None:
+            raise self.halted
+        study = kept_study(self._place.studies, asked.study)
+        self._rules.check_study(asked.study, study)
+        return study
+
+    async def _train(self, asked: Assignment, study: Study, work: Path) -> Path:
+        question = Question(asked.study, asked.run, asked.round, asked.action, asked.body)
+        # Before anything is paid for, the gate looks at what is asked.
+        await asyncio.to_thread(self._check_task, study, question)
+        load = Load(str(self._place.folder), asked.study, asked.run, self._place.threads)
+        task = Do(asked.key, str(asked.body), asked.action, asked.round, str(work))
+        done = await self._pool.do(load, task)
+        self._allowed(asked)  # it may have been withdrawn meanwhile
+        return await asyncio.to_thread(self._release, asked, study, question, work, done)
+
+    def _check_task(self, study: Study, question: Question) -> None:
+        gate = Gate(study, site=self._place.site, paid=lambda _run, _round, _group: False)
+        gate.check_task(question, last_round=self._outbox.last_round(question.run))
+
+    def _release(
+        self, asked: Assignment, study: Study, question: Question, work: Path, done: Done
+    ) -> Path:
+        digest = _digest(work)
+        if digest != done.sha256:
+            raise RoundError("a reply is not the one that was trained", hint=_DEFECT)
+
+        def paid(run: str, number: int, group: str) -> bool:
+            return self._paid(asked.study, run, number, group, digest)
+
+        Gate(study, site=self._place.site, paid=paid).check(question, work)
+        self._record.note_task(
+            "release",
+            asked.evidence,
+            study=asked.study,
+            run=asked.run,
+            round=asked.round,
+            action=asked.action,
+            body=digest,
+            size=done.size,
+        )
+        return self._outbox.release(work)
+
+    def _refuse(self, asked: Assignment, work: Path, error: FedwardError) -> Path:
+        """The log has what the server is told; the site's own words stay with `answered`."""
+        content = refusal(error)
+        _LOG.warning(
+            "refused a task",
+            extra={
+                "facts": {"round": asked.round, "action": asked.action, "code": error.exit_code}
+            },
+        )
+        self._record.note_task(
+            "refuse",
+            asked.evidence,
+            study=asked.study,
+            run=asked.run,
+            round=asked.round,
+            action=asked.action,
+            code=error.exit_code,
+            reason=content.config[records.ERROR_REASON],
+        )
+        work.with_suffix(".reply").unlink(missing_ok=True)
+        path = self._outbox.refuse(work, content)
+        self._signals.answered(asked, error)
+        return path
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(BLOCK):
+                digest.update(chunk)
+    except OSError as error:
+        raise RoundError("a reply cannot be read", hint=_DEFECT) from error
+    return digest.hexdigest()

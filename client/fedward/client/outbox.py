@@ -1,0 +1,165 @@
+"""Replies on their way out: `state/outbox/<run>/`, each under the key of the task that it answers.
+
+A reply is there whole or not at all, whatever is killed when. It stays until the site has answered
+a later round, so that the same task, asked again, is answered by the same bytes; that also tells
+which rounds are over. A refusal stays until its receipt: asked anew, a site may have changed its
+mind.
+
+    ROUND.KEY.work     written by the training process, not seen by the gate yet
+    ROUND.KEY.reply    passed the gate
+    ROUND.KEY.refusal  says why there is none
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from fedward.common.errors import LinkError
+from fedward.common.files import output_error
+from fedward.common.wire.body import Content, Written, write_body
+
+_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_KEY = re.compile(r"[0-9a-f]{64}")
+
+
+class Outbox:
+    """The replies of a site.
+
+    Args:
+        folder: where they are; made if it is not there.
+
+    Raises:
+        OutputError: the disk refuses.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise output_error(folder, error) from error
+
+    def work(self, run: str, number: int, key: str) -> Path:
+        """Where the training process writes its answer to a task.
+
+        Raises:
+            LinkError: run or key are no names for a file.
+            OutputError: the disk refuses.
+        """
+        if not _RUN.fullmatch(run) or not _KEY.fullmatch(key) or not 0 <= number <= 10**6:
+            raise LinkError("a task has no name that can be used", hint="report this as a defect")
+        folder = self._folder / run
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise output_error(folder, error) from error
+        return folder / f"{number:07d}.{key}.work"
+
+    def find(self, run: str, key: str) -> Path | None:
+        """What was answered to a task; a reply rather than a refusal."""
+        if not _RUN.fullmatch(run) or not _KEY.fullmatch(key):
+            return None
+        folder = self._folder / run
+        found = [*folder.glob(f"*.{key}.reply"), *folder.glob(f"*.{key}.refusal")]
+        return found[0] if found else None
+
+    def release(self, work: Path) -> Path:
+        """Let a reply that passed the gate go: it is called so from here on, durably.
+
+        Raises:
+            OutputError: the disk refuses.
+        """
+        reply = work.with_suffix(".reply")
+        try:
+            work.replace(reply)
+            _sync(reply.parent)
+        except OSError as error:
+            raise output_error(reply, error) from error
+        return reply
+
+    def refuse(self, work: Path, content: Content) -> Path:
+        """Answer by a refusal; what the training process wrote is deleted.
+
+        Raises:
+            OutputError: the disk refuses.
+        """
+        path = work.with_suffix(".refusal")
+        write_durably(path, content)
+        with suppress(OSError):
+            work.unlink()
+        return path
+
+    def last_round(self, run: str) -> int:
+        """The highest round of a run that was answered; 0 for none."""
+        return max((_round(path) for path in self._replies(run)), default=0)
+
+    def receipt(self, key: str) -> Path | None:
+        """The other side has an answer: what is needed no longer is deleted.
+
+        Returns:
+            The file that was received, which may be gone; None if there is no such answer.
+        """
+        if not _KEY.fullmatch(key):
+            return None
+        received = next(self._folder.glob(f"*/*.{key}.re*"), None)
+        if received is None:
+            return None
+        if received.suffix == ".refusal":
+            with suppress(OSError):
+                received.unlink()
+        run = received.parent.name
+        last = self.last_round(run)
+        for path in self._replies(run):
+            if 0 < _round(path) < last:
+                with suppress(OSError):
+                    path.unlink()
+        return received
+
+    def forget(self, run: str) -> None:
+        """Delete what is left of a run that is over."""
+        if _RUN.fullmatch(run):
+            shutil.rmtree(self._folder / run, ignore_errors=True)
+
+    def _replies(self, run: str) -> Iterator[Path]:
+        if _RUN.fullmatch(run):
+            yield from (self._folder / run).glob("*.reply")
+
+
+def write_durably(path: Path, content: Content) -> Written:
+    """Write a body that is whole and on the disk when it has its name.
+
+    Raises:
+        LinkError: an array may not travel.
+        OutputError: the disk refuses.
+    """
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+    try:
+        written = write_body(partial, content)
+        _sync(partial)
+        partial.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        raise output_error(path, error) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+    return Written(path, written.sha256, written.size)
+
+
+def _round(path: Path) -> int:
+    number = path.name.partition(".")[0]
+    return int(number) if number.isdecimal() else 0
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
