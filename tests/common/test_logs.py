@@ -199,7 +199,7 @@ def spoilt(draw: st.DrawFn) -> logging.LogRecord:
     record = logging.LogRecord(
         name, level, secret, 1, text, (secret,), (type(failed), failed, failed.__traceback__)
     )
-    keys = draw(st.lists(st.sampled_from([*FORMS, "reason", secret]), max_size=6))
+    keys = draw(st.lists(st.sampled_from([*FORMS, "reason", "hint", secret]), max_size=6))
     record.facts = dict.fromkeys(keys, draw(st.sampled_from([value, text])))
     record.stack_info = secret
     return record

@@ -40,6 +40,7 @@ _RUN = re.compile(r"[a-z0-9][A-Za-z0-9_.-]{0,127}")
 _VERSION = re.compile(r"[0-9][0-9a-z.+-]{0,31}")
 _HASH = re.compile(r"[0-9a-f]{8,64}")
 _MOST_NAMES = 10_000
+_TEXTS = ("reason", "problem", "hint")
 _ACTIONS = (records.TRAIN, records.EVALUATE, records.STATISTICS, records.INTRODUCE)
 _KINDS = (*kinds.SMALL, kinds.TASK, kinds.REPLY)
 
@@ -71,7 +72,7 @@ def _error_name(value: Any) -> bool:
 
 FORMS: Mapping[str, Form] = {
     **dict.fromkeys(
-        ("site", "study", "peer", "sender", "recipient", "consortium", "state", "status"),
+        ("site", "server", "study", "peer", "sender", "recipient", "consortium", "state", "status"),
         _like(_NAME),
     ),
     **dict.fromkeys(("sites", "absent", "missing", "refused"), _names),
@@ -97,7 +98,7 @@ FORMS: Mapping[str, Form] = {
     ),
     "error": _error_name,
 }  # fmt: skip
-"""Facts that may be shared, and what their values must look like. Also `reason`: see `redact`."""
+"""Facts that may be shared, and what their values must look like. See also `Redactor.redact`."""
 
 
 class Redactor:
@@ -113,7 +114,8 @@ class Redactor:
     def redact(self, record: logging.LogRecord) -> dict[str, Any]:
         """What may be shared of a `known` record, as JSON-safe values.
 
-        The fact `reason`, an error of fedward or its text, is shown with gaps for what it names.
+        The facts `reason`, `problem` and `hint`, errors of fedward or their texts, are shown with
+        gaps for what they name.
         """
         text = record.msg if isinstance(record.msg, str) else ""
         shared: dict[str, Any] = {
@@ -131,7 +133,7 @@ class Redactor:
             return {}
         shared: dict[str, Any] = {}
         for name, value in facts.items():
-            if name == "reason":
+            if name in _TEXTS:
                 shared[name] = self._reason(value, logger)
             elif isinstance(name, str) and name in FORMS and FORMS[name](value):
                 shared[name] = sorted(value) if isinstance(value, set | frozenset) else value
