@@ -90,6 +90,10 @@ wheelhouse: $(READY)  ## collect what server and client need on machines without
 	cd "$(WHEELHOUSE)" && sha256sum -- *.whl constraints.txt > SHA256SUMS
 	@du -sh "$(WHEELHOUSE)"
 
+FUZZ_SECONDS ?= 240
+fuzz: $(READY)  ## fuzz everything that reads bytes from others, FUZZ_SECONDS for each (an hour in all)
+	FEDWARD_FUZZ_S=$(FUZZ_SECONDS) $(TEST) -m slow tests/fuzz
+
 clean:  ## remove what was built, .venv and OUT included
 	rm -rf .venv "$(OUT)" wheelhouse build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache \
 		.ruff_cache .hypothesis .import_linter_cache

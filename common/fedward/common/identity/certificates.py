@@ -18,7 +18,6 @@ from functools import cached_property
 from typing import Literal, Self, get_args
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import verification
@@ -27,6 +26,7 @@ from cryptography.x509.oid import NameOID
 from fedward.common.errors import IdentityError
 from fedward.common.identity.keys import PublicKey
 from fedward.common.identity.names import check_name
+from fedward.common.identity.unreadable import UNREADABLE
 
 Role = Literal["coordinator", "site", "observer"]
 """Who somebody is in a consortium."""
@@ -96,7 +96,7 @@ class Certificate:
                 )
             )
             begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        except (ValueError, TypeError, OverflowError, UnsupportedAlgorithm) as error:
+        except UNREADABLE as error:
             raise IdentityError("a certificate is not one of fedward's", hint=_ASK) from error
         if not isinstance(key, ec.EllipticCurvePublicKey):
             raise IdentityError("a certificate's key is not on the curve P-256", hint=_ASK)
@@ -117,7 +117,7 @@ def read_certificates(pem: str | bytes) -> tuple[Certificate, ...]:
     data = pem.encode() if isinstance(pem, str) else pem
     try:
         found = x509.load_pem_x509_certificates(data)
-    except ValueError as error:
+    except UNREADABLE as error:
         raise IdentityError("a certificate cannot be read", hint=_ASK) from error
     return tuple(map(Certificate.of, found))
 
@@ -169,7 +169,7 @@ def check_issuer(issuer: Certificate, root: Certificate, *, now: datetime) -> No
         _check_dates(certificate, now)
         try:
             certificate.raw.verify_directly_issued_by(root.raw)
-        except (ValueError, TypeError, InvalidSignature) as error:
+        except UNREADABLE as error:
             raise IdentityError(
                 f"the certificate of the {certificate.role} is not by this consortium's root",
                 hint=_COMPARE,

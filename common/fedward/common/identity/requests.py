@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -22,6 +21,7 @@ from cryptography.x509.oid import NameOID
 from fedward.common.errors import IdentityError
 from fedward.common.identity.keys import PrivateKey, PublicKey
 from fedward.common.identity.names import check_name
+from fedward.common.identity.unreadable import UNREADABLE
 
 _AGAIN = "ask the hospital to send the file again"
 
@@ -62,7 +62,7 @@ def read_request(pem: bytes) -> Request:
         key = request.public_key()
         (name,) = request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         valid = request.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
+    except UNREADABLE as error:
         raise IdentityError("the request cannot be read", hint=_AGAIN) from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not valid:
         raise IdentityError("the request is not signed by its own P-256 key", hint=_AGAIN)
