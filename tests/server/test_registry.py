@@ -16,6 +16,7 @@ from fedward.common.study.load import EXAMPLE
 from fedward.server.registry import (
     Choice,
     Countersignature,
+    LogHead,
     Receipt,
     Registry,
     Round,
@@ -344,11 +345,27 @@ def test_receipts_come_back_and_a_resent_one_replaces(registry: Registry) -> Non
     one = Receipt(run, 1, "train", "south", "ab" * 32, b"evidence")
     two = Receipt(run, 1, "train", "north", "cd" * 32, b"\x00\xff")
     for receipt in (one, two, one):
-        registry.add_receipt(receipt)
+        registry.keep([receipt])
     assert registry.receipts(run) == (two, one)
-    registry.add_receipt(Receipt(run, 1, "train", "south", "ef" * 32, b"new"))
+    registry.keep([Receipt(run, 1, "train", "south", "ef" * 32, b"new")])
     assert registry.receipts(run)[1].evidence == b"new"
     assert registry.receipts("other") == ()
+
+
+def test_what_came_with_a_round_is_kept_with_it_or_not_at_all(registry: Registry) -> None:
+    run = started(registry)
+    receipt = Receipt(run, 1, "train", "south", "ab" * 32, b"evidence")
+    head = LogHead("south", "ledger", 4, "a" * 64, b"evidence")
+    with pytest.raises(StateError):
+        registry.record_round(run, a_round(2), receipts=[receipt], seen=[head])
+    assert registry.receipts(run) == ()
+    assert registry.heads() == ()
+    registry.record_round(run, a_round(1), receipts=[receipt], seen=[head])
+    assert registry.receipts(run) == (receipt,)
+    older = LogHead("south", "ledger", 3, "b" * 64, b"overtaken")
+    registry.record_round(run, a_round(2), seen=[older])
+    (found,) = registry.heads()
+    assert (found.length, found.evidence) == (4, b"evidence")
 
 
 # --- heads --------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ What the answers hold (JSON; a statement is the text of a `common.statements` st
     studies   → studies: [{offer: statement, state, choice, run}], oldest first
     decide    ← decision: statement
               → study, choice, state, new
-    renew     ← whatever the authority needs   → whatever it gives
+    renew     ← request: PEM   → certificate: PEM, the site's and the issuer's; roster
     roster    → roster: as it was signed, version
     witness   ← ledger: statement (the end of the site's own ledger), signed: [statements]
               → ledger: the end on record, heads: [statements of other sites, to be signed],
@@ -23,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fedward.common.audit import AuditLog
@@ -34,7 +34,7 @@ from fedward.common.statements import COUNTERSIGNATURE, DECISION, LEDGER_HEAD, r
 from fedward.common.wire.link_pb2 import Head, Header
 from fedward.common.wire.session import Heads
 from fedward.server.link.desk import Question
-from fedward.server.registry import Choice, Countersignature, Offer, Registry
+from fedward.server.registry import Choice, Countersignature, LogHead, Offer, Registry
 
 LEDGER = "ledger"
 AUDIT = "audit"
@@ -42,8 +42,8 @@ _STATED = "stated-ledger"
 """Log under which a ledger's end is kept with a statement that other sites can check."""
 _MOST_SIGNED = 2000
 
-Renew = Callable[[str, Mapping[str, Any]], dict[str, Any]]
-"""From a site's name and its question to the answer with its new certificate."""
+Renew = Callable[[str, bytes], tuple[bytes, bytes]]
+"""From a site's name and request to its new certificates and the roster; `Registrar.renew`."""
 
 
 class Desk:
@@ -114,11 +114,9 @@ class Desk:
         return {"study": study, "choice": choice.value, "state": state.value, "new": new}
 
     def renew(self, question: Question) -> dict[str, Any]:
-        """A new certificate, as the authority gives it."""
-        self._member(question.site)
-        answer = self._renew(question.site, question.body)
-        self._audit.append("certificate renewed", site=question.site)
-        return answer
+        """A new certificate for the same key."""
+        chain, roster = self._renew(question.site, _text(question.body, "request"))
+        return {"certificate": chain.decode(), "roster": roster.decode()}
 
     def roster(self, question: Question) -> dict[str, Any]:
         """The newest roster, as it was signed."""
@@ -181,17 +179,13 @@ class Desk:
             self._versions = found
         return frozenset(changed)
 
-    def see(self, site: str, header: Header, evidence: bytes) -> None:
-        """Put the ends of logs that a reply carries on record.
-
-        Raises:
-            StateError: one of them is not the log that was seen before.
-        """
-        self._see(site, header, evidence)
-
-    def ends(self, site: str) -> dict[str, Any]:
-        """The ends of a site's logs on record, for the record of a round."""
-        return {LEDGER: self._end(site, LEDGER), AUDIT: self._end(site, AUDIT)}
+    def remember(self, heads: Iterable[LogHead]) -> None:
+        """Take note of ends of logs that were put on record with a round."""
+        with self._lock:
+            for head in heads:
+                known = self._ends.get((head.site, head.log))
+                if known is None or known.length < head.length:
+                    self._ends[head.site, head.log] = LogEnd(head.length, head.hash)
 
     # --- details ----------------------------------------------------------------------------------
 

@@ -10,10 +10,10 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from fedward.common.errors import StateError
-from fedward.server.registry.facts import Receipt, Round, Run
+from fedward.server.registry.facts import LogHead, Receipt, Round, Run
 from fedward.server.registry.states import NEXT, Choice, State, follow, ready
 from fedward.server.registry.studies import StudyRecords
-from fedward.server.registry.tables import ReceiptRow, RoundRow, RunRow, StudyRow
+from fedward.server.registry.tables import HeadRow, ReceiptRow, RoundRow, RunRow, StudyRow
 
 _LONGEST_NAME = 40
 _LONGEST_REASON = 2000
@@ -146,8 +146,21 @@ class RunRecords(StudyRecords):
             self._note(session, "run resumed", run=run)
             return _run(row, self._study(session, row.study))
 
-    def record_round(self, run: str, round_: Round) -> bool:
-        """Count a completed round, once.
+    def record_round(
+        self,
+        run: str,
+        round_: Round,
+        *,
+        receipts: Collection[Receipt] = (),
+        seen: Collection[LogHead] = (),
+    ) -> bool:
+        """Count a completed round, once, and keep what came with it.
+
+        Args:
+            run: which run.
+            round_: what happened in it.
+            receipts: signed replies, of this round or before.
+            seen: ends of the sites' logs that they carried; only those further than on record.
 
         Returns:
             Whether it is new.
@@ -158,6 +171,7 @@ class RunRecords(StudyRecords):
         """
         with self._changes() as session:
             row = self._run(session, run)
+            self._keep(session, receipts, seen)
             found = session.get(RoundRow, (run, round_.round))
             if found is not None:
                 if _result(found) != _result(round_):
@@ -213,17 +227,21 @@ class RunRecords(StudyRecords):
             )
             return tuple(_round(row) for row in rows)
 
-    def add_receipt(self, receipt: Receipt) -> None:
-        """Keep a site's signed answer to a task; a newer one to the same task replaces it."""
+    def keep(self, receipts: Collection[Receipt], seen: Collection[LogHead] = ()) -> None:
+        """Keep sites' signed answers; a newer one to the same task replaces an older one."""
         with self._changes() as session:
-            key = (receipt.run, receipt.round, receipt.action, receipt.site)
-            row = session.get(ReceiptRow, key)
-            if row is None:
-                names = ("run", "round", "action", "site")
-                row = ReceiptRow(**dict(zip(names, key, strict=True)))
-                session.add(row)
-            row.body_sha256, row.evidence = receipt.body_sha256, receipt.evidence
-            row.at_ms = self._clock()
+            self._keep(session, receipts, seen)
+
+    def _keep(
+        self, session: Session, receipts: Collection[Receipt], seen: Collection[LogHead]
+    ) -> None:
+        now = self._clock()
+        for receipt in receipts:
+            session.merge(ReceiptRow(**vars(receipt), at_ms=now))
+        for head in seen:
+            row = session.get(HeadRow, (head.site, head.log))
+            if row is None or row.length < head.length:
+                session.merge(HeadRow(**{**vars(head), "at_ms": now}))
 
     def receipts(self, run: str) -> tuple[Receipt, ...]:
         """Receipts of a run, by round, action and site."""
