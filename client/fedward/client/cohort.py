@@ -22,6 +22,9 @@ class Cohort:
         patient: int64 `[rows]`: which patient a row belongs to, dense: 0 … patients - 1.
         test: bool `[rows]`: kept for testing; all rows of a patient agree.
         extra: further columns `[rows]` that a simulation divides sites by.
+        identity: uint8 `[patients, 32]`: keyed hash of each patient's identifier, by `patient`;
+            None where it was not asked for (`load_cohort`), or only their rows tell patients apart.
+        identified_by: keyed hash of what tells patients apart; empty without `identity`.
     """
 
     site: str
@@ -30,6 +33,8 @@ class Cohort:
     patient: NDArray[np.int64]
     test: NDArray[np.bool_]
     extra: dict[str, NDArray[Any]] = field(default_factory=dict)
+    identity: NDArray[np.uint8] | None = None
+    identified_by: str = ""
 
     def __len__(self) -> int:
         return len(self.target)
@@ -41,7 +46,7 @@ class Cohort:
 
     def take(self, rows: NDArray[np.int64], *, site: str | None = None) -> Cohort:
         """The given rows as a cohort of their own, patients renumbered from 0."""
-        _, patient = np.unique(self.patient[rows], return_inverse=True)
+        kept, patient = np.unique(self.patient[rows], return_inverse=True)
         return Cohort(
             site=site or self.site,
             features=self.features.take(rows),
@@ -49,6 +54,8 @@ class Cohort:
             patient=patient.astype(np.int64),
             test=self.test[rows],
             extra={name: column[rows] for name, column in self.extra.items()},
+            identity=None if self.identity is None else self.identity[kept],
+            identified_by=self.identified_by,
         )
 
     def training(self) -> Cohort:

@@ -6,6 +6,7 @@ Nothing of a patient is in any message: no value, no identifier, no count.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from fedward.client.cohort import Cohort
 from fedward.client.division import Division, divide
 from fedward.client.examination import (
+    PATIENT,
     TARGET,
     Examination,
     compared_columns,
@@ -24,6 +26,7 @@ from fedward.client.examination import (
     feature_name,
     missing_columns,
 )
+from fedward.client.identities import hash_column, hash_patients
 from fedward.client.refusals import row_problems, split_problems
 from fedward.client.site_config import SiteConfig
 from fedward.client.sources import ROW, Source, open_source
@@ -39,6 +42,7 @@ def load_cohort(
     key: bytes,
     keep: Sequence[str] = (),
     cache: Path | None = None,
+    identify: bool = False,
 ) -> Cohort:
     """Load the patients of a site who match a study.
 
@@ -49,6 +53,8 @@ def load_cohort(
             data say it themselves.
         keep: local columns to carry along in `Cohort.extra`, for a simulation to divide sites by.
         cache: folder in which prepared pictures are kept for the next time; None keeps nothing.
+        identify: say in `Cohort.identity` who the patients are, by keyed hash; a simulation does
+            not need it.
 
     Raises:
         SiteConfigError: the site's file does not fit the study.
@@ -63,7 +69,8 @@ def load_cohort(
     frame = without_duplicates(study, found)
     division = divide(study, config, source, frame, key)
     _raise_first(split_problems(study, frame, division))
-    return _cohort(study, config, source, found, frame, division, keep)
+    cohort = _cohort(study, config, source, found, frame, division, keep)
+    return _identified(cohort, config, frame, key) if identify else cohort
 
 
 def _raise_first(problems: list[DataError]) -> None:
@@ -95,6 +102,17 @@ def _cohort(
         patient=division.patient,
         test=division.test,
         extra={name: _extra(frame[extra_name(i)]) for i, name in enumerate(keep)},
+    )
+
+
+def _identified(cohort: Cohort, config: SiteConfig, frame: pl.DataFrame, key: bytes) -> Cohort:
+    """The cohort with its patients' keyed hashes, if the site's file names an identifier."""
+    if config.patients is None or config.patients.column is None:
+        return cohort
+    names = frame[PATIENT].unique().sort()  # as `divide` numbers them
+    identity = hash_patients(names, key)
+    return replace(
+        cohort, identity=identity, identified_by=hash_column(config.patients.column, key)
     )
 
 
