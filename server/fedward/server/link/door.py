@@ -16,7 +16,7 @@ from fedward.common.wire.link_pb2 import Signed
 from fedward.common.wire.message import message_id, peek
 from fedward.common.wire.session import Session
 from fedward.server.link.peers import Allowance, Peer, Peers, claimed
-from fedward.server.link.refusals import Refusals, status_of, told
+from fedward.server.link.refusals import EndedError, Refusals, status_of, told
 from fedward.server.link.sessions import Sessions, SiteSession
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -54,7 +54,8 @@ class Door:
                 yield peer
         except FedwardError as error:
             name = name or claimed(context)
-            self._refusals.note(str(error), peer=context.peer(), name=name)
+            if not isinstance(error, EndedError):
+                self._refusals.note(str(error), peer=context.peer(), name=name)
             await context.abort(status_of(error), str(error))
 
     def session(self, peer: Peer, message: Signed) -> SiteSession:

@@ -77,7 +77,7 @@ class Greeting:
         _check_versions(peer, body.get("protocols"))
         self._check_clock(peer, header, body.get("clock"))
         theirs, ours = _half(body.get("half")), half()
-        software = str(body.get("software", ""))[:_LONGEST_VERSION]
+        software = str(body.get("software") or body.get("release") or "")[:_LONGEST_VERSION]
         self._door.sessions.fresh_half(peer.name, theirs)
         question = Question(peer.name, kinds.GREET, body, header, request.SerializeToString())
         more = await self._door.aside(self._desk.greeted, question)

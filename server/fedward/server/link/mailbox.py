@@ -15,6 +15,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -188,7 +189,7 @@ class Mailbox:
             self._listeners.append(listener)
 
         def end() -> None:
-            with self._changed:
+            with self._changed, suppress(ValueError):  # ended before
                 self._listeners.remove(listener)
 
         return end

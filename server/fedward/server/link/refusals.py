@@ -33,6 +33,10 @@ class SessionError(LinkError):
     """A call of no session, or of one that is over: the site must greet again."""
 
 
+class EndedError(LinkError):
+    """We end a connection in good order: nobody is refused."""
+
+
 class SilenceError(LinkError):
     """Nothing came for too long."""
 
@@ -40,6 +44,7 @@ class SilenceError(LinkError):
 _STATUS: Mapping[type[FedwardError], grpc.StatusCode] = {
     BusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     SessionError: grpc.StatusCode.FAILED_PRECONDITION,
+    EndedError: grpc.StatusCode.UNAVAILABLE,
     SilenceError: grpc.StatusCode.DEADLINE_EXCEEDED,
     IdentityError: grpc.StatusCode.PERMISSION_DENIED,
     StateError: grpc.StatusCode.NOT_FOUND,

@@ -32,7 +32,7 @@ from fedward.server.link.health import Health
 from fedward.server.link.mailbox import Mailbox
 from fedward.server.link.peers import Allowance, Limits, Peers
 from fedward.server.link.presence import Presence
-from fedward.server.link.refusals import Facts, OnRefusal, Refusals, SessionError
+from fedward.server.link.refusals import EndedError, Facts, OnRefusal, Refusals
 from fedward.server.link.service import LinkService
 from fedward.server.link.transfers import SILENCE_S, Transfers
 
@@ -158,7 +158,7 @@ class LinkServer:
         self._health.serving = False
         self._unsubscribe()
         for session in self._door.sessions.everyone():
-            session.end(SessionError("the server stops", hint="connect again in a while"))
+            session.end(EndedError("the server stops", hint="connect again in a while"))
         if self._server is not None:
             await self._server.stop(self._settings.grace_s)
         self._refusals.flush()

@@ -12,7 +12,7 @@ from fedward.common.wire.link_pb2 import Signed
 from fedward.common.wire.message import message_id
 from fedward.common.wire.session import Session
 from fedward.server.link.peers import Peer
-from fedward.server.link.refusals import SessionError
+from fedward.server.link.refusals import EndedError, SessionError
 from fedward.server.link.tasks import Task
 
 _MOST_TASKS = 4096
@@ -60,7 +60,7 @@ class SiteSession:
     def attend(self) -> Attending:
         """Begin a stream of notices, in place of an older one."""
         if self.attending is not None:
-            self.attending.end(SessionError(_REPLACED, hint="keep one connection"))
+            self.attending.end(EndedError(_REPLACED, hint="keep one connection"))
         self.attending = Attending()
         return self.attending
 
@@ -114,7 +114,7 @@ class Sessions:
         """A site greeted: the session takes the place of its older one."""
         older = self._by_site.get(session.peer.name)
         if older is not None:
-            older.end(SessionError(_REPLACED, hint="greet again if this one should go on"))
+            older.end(EndedError(_REPLACED, hint="greet again if this one should go on"))
         self._by_site[session.peer.name] = session
 
     def fresh_half(self, site: str, half: bytes) -> None:

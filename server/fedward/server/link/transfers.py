@@ -15,13 +15,13 @@ from fedward.common.wire.spool import Incoming
 from fedward.server.link.door import Context, Door
 from fedward.server.link.mailbox import Mailbox
 from fedward.server.link.peers import Peer
-from fedward.server.link.refusals import SessionError, SilenceError
+from fedward.server.link.refusals import EndedError, SessionError, SilenceError
 from fedward.server.link.sessions import SiteSession
 from fedward.server.link.tasks import Task
 
 SILENCE_S = 60.0
 """How long a transfer may stand still before it is given up; it can be resumed."""
-_NOT_TO_BE_SIGNED = (IdentityError, SessionError, SilenceError)
+_NOT_TO_BE_SIGNED = (EndedError, IdentityError, SessionError, SilenceError)
 """Refusals of somebody with whom we have no session any more, or who does not listen."""
 _HINT = "check that both sides run the same version of fedward"
 _T = TypeVar("_T")
