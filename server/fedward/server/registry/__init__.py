@@ -9,6 +9,7 @@ Every method is one transaction: durable when it returns, undone when it raises.
 called from any thread and from several processes.
 """
 
+from fedward.server.registry.database import RegistryUnavailable
 from fedward.server.registry.facts import (
     Answer,
     Countersignature,
@@ -32,6 +33,7 @@ __all__ = [
     "Offer",
     "Receipt",
     "Registry",
+    "RegistryUnavailable",
     "Round",
     "Run",
     "Site",

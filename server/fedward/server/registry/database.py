@@ -35,6 +35,10 @@ def unix_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+class RegistryUnavailable(StateError):  # noqa: N818  (a state of things, not a fault of a call)
+    """The registry's database cannot be used now; what was asked for was not done."""
+
+
 class Database:
     """Opens the tables and runs transactions.
 
@@ -130,7 +134,7 @@ def _refusal(error: SQLAlchemyError) -> FedwardError:
         return OutputError(
             "cannot write the registry", hint="the disk is full, free some space and try again"
         )
-    return StateError(
+    return RegistryUnavailable(
         f"the registry's database refused ({code or type(error).__name__})",
         hint="check that the database runs, that its disk has space and may be written to",
     )

@@ -1,0 +1,68 @@
+"""What carries a run: the seam between the conductor and whatever reaches the sites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from flwr.app import ConfigRecord, Context, RecordDict
+from flwr.serverapp import Grid, ServerApp
+
+from fedward.common.study import Study
+from fedward.server.flower_internals import SERVER_NODE_ID, identify, quieten
+from fedward.server.journal import Receipts
+from fedward.server.registry import Run
+
+_RUN_NUMBER = 1
+"""Flower's own number of the run: ours are known by name, so it is the same for all."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """One run to be carried.
+
+    Attributes:
+        run: which.
+        study: its protocol.
+        nodes: sites that take part now, by node id; asked again before every round.
+        receipts: where signed replies are put down.
+        check: called a few times a second while sites are waited for; may raise to end it.
+    """
+
+    run: Run
+    study: Study
+    nodes: Callable[[], Mapping[int, str]]
+    receipts: Receipts
+    check: Callable[[], None]
+
+
+class Carrier(Protocol):
+    """Reaches sites."""
+
+    proves: bool
+    """Whether replies come with a signed header each, so that contributions can be proven."""
+
+    def connected(self) -> frozenset[str]:
+        """Sites that can be reached now."""
+        ...
+
+    def carry(self, app: ServerApp, order: Order) -> None:
+        """Run a server app to its end, in this thread.
+
+        Raises:
+            FedwardError: what ended the run.
+        """
+        ...
+
+
+def run_app(app: ServerApp, grid: Grid) -> None:
+    """Run a server app over a grid, in this thread.
+
+    Raises:
+        FedwardError: what ended the run.
+    """
+    quieten()
+    identify(_RUN_NUMBER)
+    own = Context(_RUN_NUMBER, SERVER_NODE_ID, {}, RecordDict({"none": ConfigRecord()}), {})
+    app(grid, own)
