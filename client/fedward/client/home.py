@@ -20,8 +20,9 @@ from fedward.client.settings import ClientSettings
 from fedward.common.audit.log import AuditLog
 from fedward.common.errors import IdentityError, StateError
 from fedward.common.files import private_folder, read_bytes
-from fedward.common.identity.keys import PrivateKey, read_secret
+from fedward.common.identity.keys import PrivateKey, PublicKey, read_secret
 from fedward.common.identity.own import Identity
+from fedward.common.identity.requests import read_request
 from fedward.common.identity.roster_file import RosterFile
 from fedward.common.settings import load_settings
 
@@ -192,6 +193,15 @@ class SiteFolder:
         """
         return PrivateKey.load(self.key, passphrase)
 
+    def load_public_key(self) -> PublicKey:
+        """The site's public key, which its request for a certificate holds.
+
+        Raises:
+            IdentityError: the request is missing.
+        """
+        hint = "restore it from a backup"
+        return read_request(read_bytes(self.request, error=IdentityError, hint=hint)).public_key
+
     def load_patients_key(self) -> bytes:
         """See `patients_key`.
 
@@ -211,7 +221,11 @@ class SiteFolder:
         Raises:
             IdentityError: one is missing, or they do not belong together or to this site.
         """
-        found = Identity.load(self.load_key(passphrase), self.certificate, self.root_certificate)
+        return self.load_identity_of(self.load_key(passphrase))
+
+    def load_identity_of(self, key: PrivateKey) -> Identity:
+        """The site's certificates for a key that is loaded already; see `load_identity`."""
+        found = Identity.load(key, self.certificate, self.root_certificate)
         if found.name != self.settings.site.name:
             raise IdentityError("the certificate is for a site of another name", hint=_INSTALL)
         return found

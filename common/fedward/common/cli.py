@@ -48,8 +48,11 @@ GROUPS: Mapping[str, Group] = {
         "simulations",
         "Run a study on this machine over virtual hospitals, and report.",
     ),
+    "server": Group(
+        "fedward.server.cli", "server", "What the coordinator runs: enrol hospitals, run studies."
+    ),
     "client": Group(
-        "fedward.client.cli", "client", "What a hospital runs: check its data against a study."
+        "fedward.client.cli", "client", "What a hospital runs: enrol, check its data, take part."
     ),
     "predict": Group(
         "fedward.client.predict_cli", "client", "Score new patients with a trained model."

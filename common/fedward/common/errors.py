@@ -64,7 +64,7 @@ class StudyError(FedwardError):
 
 
 class SiteConfigError(FedwardError):
-    """A settings file (site.toml, …) is missing, wrong, or does not fit the study."""
+    """A settings file is missing, wrong, or does not fit the study."""
 
     exit_code = 4
 
@@ -130,7 +130,7 @@ class PolicyError(FedwardError):
 
 
 class StateError(FedwardError):
-    """What is asked for does not fit the state that a site, study or run is in."""
+    """What is asked for does not fit the state of a site, study or run."""
 
     exit_code = 15
 

@@ -1,0 +1,1 @@
+"""The commands of `fedward client`, one module for each family; `client.cli` assembles them."""

@@ -1,0 +1,1 @@
+"""The commands of `fedward server`, one module for each family; `server.cli` assembles them."""
