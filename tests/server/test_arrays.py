@@ -125,6 +125,6 @@ def test_a_model_without_values_has_one_block_or_none() -> None:
 
 
 def test_more_sites_have_smaller_blocks() -> None:
-    assert block_size(0) == block_size(1) == block_size(64) == LARGEST
-    assert block_size(256) < LARGEST
+    assert block_size(0) == block_size(1) == block_size(8) == LARGEST
+    assert block_size(9) < LARGEST
     assert block_size(10_000) == SMALLEST

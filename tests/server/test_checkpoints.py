@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from fedward.common.errors import OutputError, RoundError
 from fedward.server.checkpoints import (
@@ -198,3 +202,42 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
 
 def test_the_limit_of_this_process_is_untouched() -> None:
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] in (resource.RLIM_INFINITY, -1)
+
+
+def test_a_checkpoint_is_a_safetensors_file_for_everybody(tmp_path: Path) -> None:
+    CheckpointFolder(tmp_path).save(state())
+    (path,) = tmp_path.iterdir()
+    found = load_file(path)
+    expected = state()
+    assert (found["weights/z"] == expected.weights["z"]).all()
+    assert (found["strategy/m_t/z"] == expected.strategy["m_t/z"]).all()
+    assert found["weights/scalar"].shape == ()
+    data = path.read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    for name, value in found.items():  # every value where its type demands
+        assert header[name]["data_offsets"][0] % value.itemsize == 0
+
+
+def test_what_the_library_wrote_is_read_like_our_own(tmp_path: Path) -> None:
+    """As earlier versions did."""
+    CheckpointFolder(tmp_path).save(state())
+    (path,) = tmp_path.iterdir()
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+    save_file(load_file(path), path, metadata=metadata)
+    found = CheckpointFolder(tmp_path).newest()
+    assert found is not None
+    assert same(found, state())
+
+
+def test_saving_copies_no_model(tmp_path: Path) -> None:
+    weights = {"w": np.zeros(4 << 20, np.float32)}
+    large = RunState("f" * 64, 1, weights, "{}", {})
+    CheckpointFolder(tmp_path).save(large)
+    tracemalloc.start()
+    try:
+        CheckpointFolder(tmp_path).save(large)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < weights["w"].nbytes / 8

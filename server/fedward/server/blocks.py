@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from fedward.common.tensors import Weights
 
-BUDGET = 1 << 22
-"""Values that may be held at a time, over all sites: 16 MiB of float32."""
-LARGEST = 1 << 16
-"""Values of the largest block: it and what is computed from it fit a processor's cache."""
+BUDGET = 1 << 21
+"""Values that may be held at a time, over all sites: 8 MiB of float32."""
+LARGEST = 1 << 18
+"""Values of the largest block: enough that what Flower does once per block does not count."""
 SMALLEST = 1 << 12
-"""Below this, with more than a thousand sites, a block is more overhead than values."""
+"""Below this, with more than 500 sites, a block is more overhead than values."""
 
 
 @dataclass(frozen=True)
