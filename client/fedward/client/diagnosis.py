@@ -1,0 +1,234 @@
+"""What can be wrong at a hospital, looked at in the order in which one thing needs another.
+
+Nothing is changed, nothing about data is sent: the server is greeted, as by the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+
+from fedward.client.daemon.lock import is_held
+from fedward.client.home import SiteFolder
+from fedward.client.ledger.opened import OpenLedger
+from fedward.client.offers import kept_offers, kept_study
+from fedward.client.policy import load_policy
+from fedward.client.site_config import load_site_config
+from fedward.common.diagnosis import Advice, Check, machine, network
+from fedward.common.errors import DataError, IdentityError
+from fedward.common.identity.keys import PrivateKey
+from fedward.common.identity.own import Identity
+from fedward.common.identity.roster import Roster
+
+_ASK = "ask the coordinator for a new one, then `fedward client install`"
+
+
+class SiteDiagnosis:
+    """The checks of one site.
+
+    Args:
+        folder: the site's.
+        passphrase: of its key.
+        now: the time, with its zone.
+        timeout_s: for each step on the network.
+    """
+
+    def __init__(
+        self,
+        folder: SiteFolder,
+        *,
+        passphrase: str | None = None,
+        now: datetime | None = None,
+        timeout_s: float = 10.0,
+    ) -> None:
+        self._folder = folder
+        self._passphrase = passphrase
+        self._now = now or datetime.now(UTC)
+        self._timeout_s = timeout_s
+        self._skew_s = 0.0
+
+    def checks(self) -> tuple[Check, ...]:
+        """All of them, in order."""
+        return (
+            Check("settings", self.settings),
+            Check("keys", self.keys, needs=("settings",)),
+            Check("certificate", self.certificate, needs=("keys",)),
+            Check("roster", self.roster, needs=("certificate",)),
+            Check("name", self.name, needs=("roster",)),
+            Check("port", self.port, needs=("name",)),
+            Check("tls", self.tls, needs=("port",)),
+            Check("greeting", self.greeting, needs=("tls",)),
+            Check("clock", self.clock, needs=("greeting",)),
+            Check("disk", self.disk, needs=("settings",)),
+            Check("limits", self.limits, needs=("settings",)),
+            Check("daemon", self.daemon, needs=("settings",)),
+            Check("ledger", self.ledger, needs=("settings",)),
+            Check("audit log", self.audit_log, needs=("keys",)),
+            Check("policy", self.policy),
+            Check("site.toml", self.site_toml),
+            Check("data", self.data, needs=("keys", "site.toml")),
+        )
+
+    @cached_property
+    def _key(self) -> PrivateKey:
+        return self._folder.load_key(self._passphrase)
+
+    @cached_property
+    def _identity(self) -> Identity:
+        return self._folder.load_identity(self._passphrase)
+
+    @cached_property
+    def _roster(self) -> Roster:
+        return self._folder.load_roster().current
+
+    def settings(self) -> str:
+        """`client.toml`."""
+        return f"site {self._folder.settings.site.name}"
+
+    def keys(self) -> str:
+        """Both secret files: there, and nobody else's."""
+        spoken = self._key.public.fingerprint[:16]
+        self._folder.load_patients_key()
+        return f"only their owner may read them; fingerprint {spoken}…"
+
+    def certificate(self) -> str | Advice:
+        """Whether it is this site's, and for how long."""
+        return machine.dates(
+            self._identity.certificate,
+            self._now,
+            early=timedelta(days=self._folder.settings.link.renew_days),
+            todo="let the daemon run: it renews the certificate by itself",
+            renew=_ASK,
+        )
+
+    def roster(self) -> str:
+        """Whether this site is an active member, with this key."""
+        roster, name = self._roster, self._folder.settings.site.name
+        member = roster.by_fingerprint(self._key.public.fingerprint)
+        if member is None:
+            raise IdentityError(
+                f"site {name} is not in the roster with this key", hint="ask the coordinator"
+            )
+        if not member.active:
+            raise IdentityError(f"site {name} was revoked", hint="ask the coordinator why")
+        return f"version {roster.version} of {roster.consortium}"
+
+    def name(self) -> str:
+        """Whether the server's name has an address."""
+        address = self._folder.server()
+        return network.resolve(address.host, address.port)
+
+    def port(self) -> str:
+        """Whether the server's port can be reached."""
+        address = self._folder.server()
+        return network.connect(address.host, address.port, self._timeout_s)
+
+    def tls(self) -> str:
+        """Whether both sides accept each other's certificates, and who answers."""
+        address = self._folder.server()
+        shown = network.handshake(
+            address.host,
+            address.port,
+            address.name,
+            certificate=self._folder.certificate,
+            key=self._folder.key,
+            passphrase=self._passphrase,
+            root_pem=self._identity.root_pem,
+            timeout_s=self._timeout_s,
+        )
+        member = self._roster.member(address.coordinator)
+        if member is None or shown.fingerprint != member.fingerprint:
+            raise IdentityError(
+                "who answers is not the coordinator of this site's roster",
+                hint="ask the coordinator, over the telephone, whether its key has changed",
+            )
+        return f"TLS 1.3 with {shown.name}"
+
+    def greeting(self) -> str:
+        """Whether the server greets this site."""
+        release, self._skew_s = asyncio.run(self._greet())
+        return f"the server runs fedward {release}"
+
+    async def _greet(self) -> tuple[str, float]:
+        # Loads gRPC: only here, so that everything before it can be looked at without.
+        from fedward.client.link.connection import Credentials, Endpoint, open_channel, stub_of
+        from fedward.client.link.greeting import greet
+
+        address, me = self._folder.server(), self._identity
+        credentials = Credentials(me.name, me.key, me.chain_pem.decode(), me.root_pem.decode())
+        channel = open_channel(Endpoint(address.host, address.port), credentials)
+        try:
+            greeting = await greet(
+                stub_of(channel), credentials, self._roster, patience_s=self._timeout_s
+            )
+        finally:
+            await channel.close()
+        return str(greeting.answer.get("release", "of unknown version"))[:32], greeting.skew_s
+
+    def clock(self) -> str | Advice:
+        """Whether both clocks agree."""
+        return machine.clock(self._skew_s)
+
+    def disk(self) -> str | Advice:
+        """Whether the folder has room."""
+        return machine.disk(self._folder.path)
+
+    def limits(self) -> str | Advice:
+        """Whether training may use what the settings allow it."""
+        worker = self._folder.settings.worker
+        return machine.limits(worker.memory_mb * worker.runs)
+
+    def daemon(self) -> str | Advice:
+        """Whether it runs."""
+        if is_held(self._folder.lock):
+            return "it runs"
+        return Advice("it does not run", "start it: `fedward client run`, or systemctl start")
+
+    def ledger(self) -> str:
+        """Whether the privacy ledger is whole."""
+        if not self._folder.ledger.is_file():
+            return "there is none yet"
+        with OpenLedger(self._folder.ledger) as ledger:
+            ledger.cohorts()
+            return f"whole, {ledger.head.length} entries"
+
+    def audit_log(self) -> str:
+        """Whether the audit log is whole."""
+        return machine.audit_log(self._folder.audit_log, self._key.public)
+
+    def policy(self) -> str:
+        """`policy.toml`."""
+        load_policy(self._folder.policy_file)
+        return "it can be read"
+
+    def site_toml(self) -> str:
+        """`site.toml`."""
+        config = load_site_config(self._folder.site_file)
+        return f"data of kind {config.source.kind}"
+
+    def data(self) -> str:
+        """Whether the data fit every study that was offered."""
+        from fedward.client.quality import check_quality
+
+        config = load_site_config(self._folder.site_file)
+        offers = kept_offers(self._folder.studies)
+        for name in offers:
+            study = kept_study(self._folder.studies, name)
+            report = check_quality(study, config, key=self._folder.load_patients_key())
+            if not report.usable:
+                raise DataError(
+                    f"study {study.study.name} refuses these data: {report.problems[0]}",
+                    hint="see `fedward client check-data`",
+                )
+        return f"fit {len(offers)} offered studies" if offers else "no study was offered yet"
+
+
+def diagnosis(path: Path, *, passphrase: str | None = None) -> SiteDiagnosis:
+    """The checks of the site in a folder.
+
+    Raises:
+        StateError: it is no site's folder.
+    """
+    return SiteDiagnosis(SiteFolder.open(path), passphrase=passphrase)
