@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedward.client.commands import check_data, enrol, log
+from fedward.client.commands import check_data, doctor, enrol, log
 from fedward.common.commands import assemble, new_app
 from fedward.common.errors import (
     DataError,
@@ -39,6 +39,7 @@ def client() -> None:
 FAMILIES = (
     enrol,
     check_data,
+    doctor,
     log,
 )
 """Modules with commands, in the order of `fedward client --help`; one line for each."""
