@@ -1,0 +1,107 @@
+"""The ledger as the daemon sees it: it reads, frees what will not be used, and has its end kept.
+
+The worker charges it, from its own process; this one never reserves anything.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from fedward.client.ledger import Ledger
+from fedward.client.ledger.store import START
+from fedward.common.audit.chain import Head
+from fedward.common.errors import StateError
+
+
+class Account:
+    """An open ledger; may be used from any thread. Close it.
+
+    Args:
+        path: of the ledger.
+
+    Raises:
+        StateError: it was changed by something else than a ledger.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._ledger = Ledger(path)
+
+    def close(self) -> None:
+        """Let the file go."""
+        self._ledger.close()
+
+    def reopen(self) -> None:
+        """Open the file anew: somebody may have put another in its place.
+
+        Raises:
+            StateError: it was changed by something else than a ledger.
+        """
+        with self._lock:
+            fresh = Ledger(self._path)
+            self._ledger.close()
+            self._ledger = fresh
+
+    @property
+    def head(self) -> Head:
+        """The end of the ledger."""
+        with self._lock:
+            return self._ledger.head
+
+    @property
+    def spent(self) -> int:
+        """Entries that are about patients, and not about who has seen the others."""
+        with self._lock:
+            book = self._ledger.book
+            return self._ledger.head.length - len(book.witnesses)
+
+    def paid(self, study: str, run: str, number: int, group: str, reply: str) -> bool:
+        """Whether the ledger was charged for that round of that group, and for this very reply."""
+        with self._lock:
+            return any(
+                (found.entry.round, found.entry.group, found.reply) == (number, group, reply)
+                for found in self._ledger.reservations(study, run)
+            )
+
+    def end_run(self, study: str, run: str, outcome: str) -> None:
+        """Free what was set aside for a run and will not be needed."""
+        with self._lock:
+            self._ledger.end_run(study, run, outcome)
+
+    def open_runs(self) -> frozenset[tuple[str, str]]:
+        """Runs, by study and name, that something is set aside for."""
+        with self._lock:
+            runs = self._ledger.book.runs.values()
+            return frozenset((run.study, run.run) for run in runs if run.open)
+
+    def check(self, seen: Any, by: str) -> None:
+        """Compare the ledger with its end as somebody else has seen it.
+
+        Args:
+            seen: length and hash; None if nothing was seen yet.
+            by: who has seen it.
+
+        Raises:
+            StateError: it is older than that, or another one.
+        """
+        if seen is None:
+            return
+        head = Head.read(seen)
+        with self._lock:
+            try:
+                self._ledger.check_witnessed(head, by)
+            except StateError as error:
+                raise StateError(
+                    "this site's ledger is older than what the server has seen, or another one",
+                    hint="restore the newer one; what it lacks was spent",
+                ) from error
+
+    def witness(self, head: Head, by: str, evidence: bytes) -> None:
+        """Keep that somebody else has this end of the ledger on record."""
+        if head == START:
+            return
+        with self._lock:
+            self._ledger.witness(head, by, evidence)

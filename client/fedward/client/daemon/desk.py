@@ -1,0 +1,160 @@
+"""What a site asks the server and tells it, apart from tasks: studies, decisions, ledgers' ends.
+
+Everything is told again until the server says that it has it: what it has on record comes with
+every list of studies, so that nothing needs to be remembered here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from fedward.client.daemon.record import Record
+from fedward.client.daemon.witness import Witness
+from fedward.client.offers import keep_offer, read_offer
+from fedward.common.errors import FedwardError
+from fedward.common.identity import Roster
+from fedward.common.wire import kinds
+
+_LOG = logging.getLogger(__name__)
+_AGAIN_S = 15.0
+"""After which what failed is tried again, if nothing happens before."""
+_LONGEST_S = 300.0
+"""After which it is asked again in any case."""
+
+Ask = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What the stewards decided, as it is to be sent.
+
+    Attributes:
+        choice: approve, refuse or withdraw.
+        statement: signed by the site.
+    """
+
+    choice: str
+    statement: str
+
+
+class Decisions(Protocol):
+    """What the stewards decided so far."""
+
+    def decided(self) -> Mapping[str, Decided]:
+        """By hash of the study; nothing for those that are not decided."""
+        ...
+
+
+class Desk:
+    """Asks and tells, whenever it is woken.
+
+    Args:
+        ask: asks the server.
+        roster: gives the newest roster.
+        studies: folder of the offers.
+        decisions: of the stewards.
+        witness: has ledgers' ends signed.
+        record: the audit log.
+        shown: is told what the server says of each study: state, choice and run, by hash.
+    """
+
+    def __init__(
+        self,
+        ask: Ask,
+        *,
+        roster: Callable[[], Roster],
+        studies: Path,
+        decisions: Decisions,
+        witness: Witness,
+        record: Record,
+        shown: Callable[[Mapping[str, Mapping[str, str]]], None],
+    ) -> None:
+        self._ask = ask
+        self._roster = roster
+        self._studies = studies
+        self._decisions = decisions
+        self._witness = witness
+        self._record = record
+        self._shown = shown
+        self._wake = asyncio.Event()
+        self._wake.set()
+
+    def wake(self) -> None:
+        """There may be something to ask or to tell."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Ask and tell until cancelled."""
+        wait_s = _LONGEST_S
+        while True:
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            wait_s = _LONGEST_S if await self.once() else _AGAIN_S
+
+    async def once(self) -> bool:
+        """Ask and tell everything once; False if something failed and should be tried again."""
+        try:
+            told = await self.fetch()
+            well = await self.tell(told)
+            if self._witness.has_news:
+                await self._witness.exchange(
+                    lambda body: self._ask(kinds.WITNESS, body), self._roster()
+                )
+        except FedwardError as error:
+            _LOG.warning("the server was not asked", extra={"facts": {"problem": error.problem}})
+            return False
+        return well
+
+    async def fetch(self) -> dict[str, dict[str, str]]:
+        """Get the studies that are offered, and keep those that are new and well signed.
+
+        Returns:
+            What the server says of each: its state, our choice there, its latest run.
+
+        Raises:
+            FedwardError: the server refuses, or does not answer.
+        """
+        answer = await self._ask(kinds.STUDIES, {})
+        found: dict[str, dict[str, str]] = {}
+        offered = answer.get("studies")
+        for entry in offered if isinstance(offered, list) else []:
+            if isinstance(entry, dict):
+                self._take(entry, found)
+        self._shown(found)
+        return found
+
+    def _take(self, entry: Mapping[str, Any], found: dict[str, dict[str, str]]) -> None:
+        try:
+            offer = read_offer(str(entry.get("offer")).encode(), self._roster())
+        except FedwardError as error:
+            facts = {"problem": error.problem, "code": error.exit_code}
+            _LOG.warning("an offer was left out", extra={"facts": facts})
+            return
+        if keep_offer(self._studies, offer):
+            self._record.note("offer", study=offer.hash, by=offer.signer)
+        found[offer.hash] = {
+            key: str(entry.get(key) or "")[:200] for key in ("state", "choice", "run")
+        }
+
+    async def tell(self, known: Mapping[str, Mapping[str, str]]) -> bool:
+        """Send every decision that the server has not on record; False if one was refused."""
+        well = True
+        for study, decided in self._decisions.decided().items():
+            if study not in known or known[study]["choice"] == decided.choice:
+                continue
+            try:
+                await self._ask(kinds.DECIDE, {"decision": decided.statement})
+            except FedwardError as error:
+                facts = {"problem": error.problem, "code": error.exit_code}
+                _LOG.warning("a decision was not taken", extra={"facts": facts})
+                well = False
+        return well

@@ -1,0 +1,195 @@
+"""From a site's folder to a `Site` that may train: approved data, admitted in the ledger.
+
+The data are loaded as for the approval and compared with its manifest, patient by patient. Between
+rounds they stay in memory; then the files' dates and a digest of what is held are looked at, and
+what has a new date is read and compared again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedward.client.cohort import Cohort
+from fedward.client.home import SiteFolder
+from fedward.client.ledger import Ledger, ledger_spending, plan_hash
+from fedward.client.loading import load_cohort
+from fedward.client.manifest import Manifest, check, load_manifest, manifest_of
+from fedward.client.offers import kept_study
+from fedward.client.policy import load_policy
+from fedward.client.site import RandomnessFor, Site
+from fedward.client.site_config import SiteConfig, load_site_config
+from fedward.client.worker.protocol import Load
+from fedward.client.workspace import Workspace
+from fedward.common import records
+from fedward.common.errors import DataError, SiteConfigError
+from fedward.common.privacy.randomness import Randomness, SecureRandomness, SeededRandomness
+from fedward.common.study import Study
+from fedward.common.table import FeatureTable
+from fedward.common.version import version
+
+_Dates = tuple[tuple[str, int, int, int], ...]
+
+
+@dataclass
+class Opened:
+    """A site that may train, and what that rests on; made by `open_site`.
+
+    Attributes:
+        site: trains.
+        plan_hash: of its privacy plan, empty without one.
+    """
+
+    site: Site
+    plan_hash: str
+    _home: SiteFolder
+    _load: Load
+    _ledger: Ledger
+    _approved: Manifest
+    _cohort: Cohort
+    _digest: str
+    _dates: _Dates
+
+    def check_unchanged(self) -> None:
+        """Refuse to train on other data than those that were approved.
+
+        Raises:
+            DataError: they are others now, on the disk or in this process.
+            StateError: the approved manifest is gone.
+        """
+        if load_manifest(self._home.manifests, self._load.study).digest != self._approved.digest:
+            raise DataError(
+                "the approval is for other data now", hint="restart the client to load them"
+            )
+        if _digest(self._cohort) != self._digest:
+            raise DataError("the data in memory have changed", hint="check this machine's memory")
+        study, config = self.site.study, load_site_config(self._home.site_file)
+        dates = _dates(self._home, config)
+        if dates != self._dates:
+            check(self._approved, manifest_of(study, *_cohort(self._home, study, config)))
+            self._dates = dates
+
+    def commit(self, number: int, action: str, reply: str) -> None:
+        """Record that the reply to a task is durable, for what was reserved for it.
+
+        Raises:
+            OutputError: the disk refuses.
+        """
+        group = "testing" if action == records.EVALUATE else "training"
+        for found in self._ledger.reservations(self._load.study, self._load.run):
+            if (found.entry.round, found.entry.group) == (number, group) and not found.reply:
+                self._ledger.commit(found.number, reply)
+
+
+def open_site(load: Load) -> Opened:
+    """Load and admit.
+
+    Raises:
+        FedwardError: the study is not here, was not approved with these data, or costs more than
+            the site's policy leaves.
+    """
+    home = SiteFolder.open(Path(load.folder))
+    study = kept_study(home.studies, load.study)
+    approved = load_manifest(home.manifests, load.study)
+    config = load_site_config(home.site_file)
+    if config.name != home.settings.site.name:
+        raise SiteConfigError(
+            "site.toml is of a site of another name than client.toml",
+            hint="write the name of client.toml into [site] of site.toml",
+        )
+    dates = _dates(home, config)  # before the data are read: what changes meanwhile is seen later
+    cohort, key = _cohort(home, study, config)
+    check(approved, manifest_of(study, cohort, key))
+    ledger = Ledger(home.ledger)
+    spending = ledger_spending(
+        ledger,
+        load.study,
+        load.run,
+        approved.members,
+        load_policy(home.policy_file).caps,
+        version(),
+    )
+    site = Site(
+        config.name,
+        study,
+        (cohort,),
+        randomness=randomness_for(study, config.name),
+        workspace=Workspace(),
+        spending=spending,
+        for_release=True,
+    )
+    plan = "" if site.plan is None else plan_hash(site.plan)
+    return Opened(
+        site=site,
+        plan_hash=plan,
+        _home=home,
+        _load=load,
+        _ledger=ledger,
+        _approved=approved,
+        _cohort=cohort,
+        _digest=_digest(cohort),
+        _dates=dates,
+    )
+
+
+def randomness_for(study: Study, site: str) -> RandomnessFor:
+    """Where a hospital's randomness comes from.
+
+    Guarantee:
+        In a private study: the operating system's cryptographic generator, always. Without privacy
+        only batches are shuffled, from the study's seed, so that a federation gives the very model
+        that the simulation gave.
+    """
+
+    def secure(_purpose: str, _number: int) -> Randomness:
+        return SecureRandomness()
+
+    def seeded(purpose: str, number: int) -> Randomness:
+        return SeededRandomness(study.training.seed, site, purpose, number)
+
+    return secure if study.private else seeded
+
+
+def _cohort(home: SiteFolder, study: Study, config: SiteConfig) -> tuple[Cohort, bytes]:
+    key = home.load_patients_key()
+    return load_cohort(study, config, key=key, identify=True, cache=home.state / "cache"), key
+
+
+def _dates(home: SiteFolder, config: SiteConfig) -> _Dates:
+    """What tells cheaply whether a file was written to."""
+    return tuple(
+        (path.name, found.st_mtime_ns, found.st_size, found.st_ino)
+        for path in (home.site_file, home.patients_key, *_sources(config))
+        for found in [_stat(path)]
+    )
+
+
+def _stat(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError as error:
+        raise DataError(
+            f"{path.name} cannot be read", hint="check the path and the permissions"
+        ) from error
+
+
+def _sources(config: SiteConfig) -> Iterator[Path]:
+    for name in (config.source.path, config.source.labels):
+        if name is not None:
+            yield config.locate(name)
+
+
+def _digest(cohort: Cohort) -> str:
+    """SHA-256 over what is held in memory; pixels stay on the disk, where their dates tell."""
+    digest = hashlib.sha256()
+    arrays = [cohort.target, cohort.patient, cohort.test]
+    if isinstance(cohort.features, FeatureTable):
+        arrays += [cohort.features.numeric, cohort.features.codes]
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
