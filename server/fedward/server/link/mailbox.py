@@ -129,6 +129,15 @@ class Mailbox:
                     asked.remove(key)
                     yield Answer(site, key, None, (LinkError.exit_code, reason))
 
+    def take(self, keys: Iterable[str]) -> list[Answer]:
+        """Answers that came since the last time, without waiting.
+
+        Raises:
+            StateError: a task was closed by somebody else meanwhile.
+        """
+        with self._changed:
+            return self._fresh(list(keys))
+
     def _give_up(self, key: str) -> bool:
         """Close a task, unless its answer came at the last moment."""
         with self._changed:
