@@ -153,15 +153,14 @@ class SiteDiagnosis:
 
     async def _greet(self) -> tuple[str, float]:
         # Loads gRPC: only here, so that everything before it can be looked at without.
-        from fedward.client.link.connection import Credentials, Endpoint, open_channel, stub_of
+        from fedward.client.link.connection import Endpoint, open_channel, stub_of
         from fedward.client.link.greeting import greet
 
-        address, me = self._folder.server(), self._identity
-        credentials = Credentials(me.name, me.key, me.chain_pem.decode(), me.root_pem.decode())
-        channel = open_channel(Endpoint(address.host, address.port), credentials)
+        address = self._folder.server()
+        channel = open_channel(Endpoint(address.host, address.port), self._identity)
         try:
             greeting = await greet(
-                stub_of(channel), credentials, self._roster, patience_s=self._timeout_s
+                stub_of(channel), self._identity, self._roster, patience_s=self._timeout_s
             )
         finally:
             await channel.close()

@@ -22,7 +22,7 @@ from fedward.common.errors import (
     StateError,
     error_for_exit_code,
 )
-from fedward.common.identity.keys import PrivateKey
+from fedward.common.identity import Identity
 from fedward.common.wire.link_pb2_grpc import LinkStub
 from fedward.common.wire.session import Session
 
@@ -54,23 +54,6 @@ class Endpoint:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-@dataclass(frozen=True)
-class Credentials:
-    """Who this site is.
-
-    Attributes:
-        name: in the roster.
-        key: that never leaves the machine.
-        chain_pem: the certificate for it, followed by the issuer's.
-        root_pem: the consortium's root.
-    """
-
-    name: str
-    key: PrivateKey
-    chain_pem: str
-    root_pem: str
-
-
 @dataclass(frozen=True, eq=False)
 class Line:
     """A connection on which both sides have greeted.
@@ -86,12 +69,12 @@ class Line:
     patience_s: float
 
 
-def open_channel(endpoint: Endpoint, credentials: Credentials) -> grpc.aio.Channel:
+def open_channel(endpoint: Endpoint, identity: Identity) -> grpc.aio.Channel:
     """A channel that has not connected yet; close it when it is not needed any more."""
     tls = grpc.ssl_channel_credentials(
-        root_certificates=credentials.root_pem.encode(),
-        private_key=credentials.key.pem,
-        certificate_chain=credentials.chain_pem.encode(),
+        root_certificates=identity.root_pem,
+        private_key=identity.key.pem,
+        certificate_chain=identity.chain_pem,
     )
     more: dict[str, Any] = {"grpc__enable_http_proxy": int(endpoint.proxy is not None)}
     if endpoint.proxy is not None:

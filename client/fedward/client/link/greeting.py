@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fedward.client.link.connection import Credentials, ExpelledError, Line, refused, translated
+from fedward.client.link.connection import ExpelledError, Line, refused, translated
 from fedward.common.errors import IdentityError, LinkError
-from fedward.common.identity.roster import Roster
+from fedward.common.identity import Identity, Roster
 from fedward.common.version import version
 from fedward.common.wire import kinds
 from fedward.common.wire.link_pb2 import Signed
@@ -36,7 +36,7 @@ class Greeting:
 
 async def greet(
     stub: Any,
-    credentials: Credentials,
+    identity: Identity,
     roster: Roster,
     *,
     adopt: Callable[[Signed], Roster | None] = lambda _answer: None,
@@ -47,7 +47,7 @@ async def greet(
 
     Args:
         stub: makes calls.
-        credentials: of the site.
+        identity: of the site.
         roster: says who the server is.
         adopt: finds a newer roster in an answer that the server of ours did not sign.
         heads: gives the ends of the site's logs.
@@ -62,9 +62,9 @@ async def greet(
     def session(name: bytes) -> Session:
         return Session(
             name,
-            me=credentials.name,
+            me=identity.name,
             peer=server.name,
-            signer=credentials.key,
+            signer=identity.key,
             verifier=server.public_key,
             heads=heads,
         )

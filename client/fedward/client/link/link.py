@@ -22,7 +22,6 @@ from typing import Any
 from fedward.client.link.assignments import Work
 from fedward.client.link.backoff import Backoff
 from fedward.client.link.connection import (
-    Credentials,
     ExpelledError,
     Line,
     open_channel,
@@ -35,7 +34,7 @@ from fedward.client.link.settings import LinkSettings, LinkStatus
 from fedward.client.link.upkeep import Upkeep
 from fedward.common.errors import FedwardError, LinkError
 from fedward.common.files import output_error
-from fedward.common.identity.roster import Roster
+from fedward.common.identity import Identity, Roster
 from fedward.common.wire.link_pb2 import Beat, Notice
 from fedward.common.wire.session import Heads
 
@@ -53,7 +52,7 @@ class Link:
 
     Args:
         settings: how it behaves.
-        credentials: who the site is.
+        identity: who the site is.
         roster: the newest that the site has seen.
         work: does what the server asks.
         random: gives numbers in [0, 1), for the jitter of waits.
@@ -66,7 +65,7 @@ class Link:
     def __init__(
         self,
         settings: LinkSettings,
-        credentials: Credentials,
+        identity: Identity,
         roster: Roster,
         work: Work,
         *,
@@ -81,7 +80,7 @@ class Link:
         self._random = random
         self._heads = heads
         self._greeted = greeted
-        self._upkeep = Upkeep(credentials, roster, install=install, on_roster=work.roster, now=now)
+        self._upkeep = Upkeep(identity, roster, install=install, on_roster=work.roster, now=now)
         self._jobs = Jobs(
             work,
             settings.inbox,
@@ -188,11 +187,11 @@ class Link:
         """One connection from its beginning to its end; returns to be made anew at once."""
         upkeep = self._upkeep
         upkeep.check_membership()
-        channel = open_channel(self._settings.endpoint, upkeep.credentials)
+        channel = open_channel(self._settings.endpoint, upkeep.identity)
         try:
             greeting = await greet(
                 stub_of(channel),
-                upkeep.credentials,
+                upkeep.identity,
                 upkeep.roster,
                 adopt=upkeep.adopt,
                 heads=self._heads,

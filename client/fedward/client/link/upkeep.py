@@ -8,12 +8,17 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from fedward.client.link.connection import Credentials, ExpelledError, Line
+from fedward.client.link.connection import ExpelledError, Line
 from fedward.client.link.greeting import ask
 from fedward.common.errors import IdentityError, LinkError
-from fedward.common.identity.certificates import check_chain, read_certificate, read_certificates
-from fedward.common.identity.requests import make_request
-from fedward.common.identity.roster import Roster, read_roster
+from fedward.common.identity import (
+    Identity,
+    Roster,
+    check_chain,
+    make_request,
+    read_certificates,
+    read_roster,
+)
 from fedward.common.wire import kinds
 from fedward.common.wire.link_pb2 import Signed
 from fedward.common.wire.message import unpack
@@ -25,10 +30,10 @@ _GREETED = "roster_data"
 
 
 class Upkeep:
-    """The newest credentials and roster.
+    """The newest identity and roster.
 
     Args:
-        credentials: of the site.
+        identity: of the site.
         roster: the newest that the site has seen.
         install: writes a renewed certificate, with the issuer's, where the next start finds it.
         on_roster: is given every newer roster, checked.
@@ -37,14 +42,14 @@ class Upkeep:
 
     def __init__(
         self,
-        credentials: Credentials,
+        identity: Identity,
         roster: Roster,
         *,
         install: Callable[[str], None],
         on_roster: Callable[[bytes], None],
         now: Callable[[], datetime],
     ) -> None:
-        self.credentials = credentials
+        self.identity = identity
         self.roster = roster
         self._install = install
         self._on_roster = on_roster
@@ -77,7 +82,7 @@ class Upkeep:
             raise LinkError("the server's roster cannot be read", hint=_HINT)
         data, known = text.encode(), self.roster.version
         roster = read_roster(
-            data, self.credentials.root_pem, not_before_version=known, now=self._now()
+            data, self.identity.root_pem, not_before_version=known, now=self._now()
         )
         if roster.version == known:
             return False
@@ -92,14 +97,14 @@ class Upkeep:
         Raises:
             ExpelledError: it was revoked.
         """
-        member = self.roster.by_fingerprint(self.credentials.key.public.fingerprint)
-        if member is None or not member.active or member.name != self.credentials.name:
+        member = self.roster.by_fingerprint(self.identity.key.public.fingerprint)
+        if member is None or not member.active or member.name != self.identity.name:
             raise ExpelledError("this site was revoked", hint=_HINT)
 
     @property
     def renewal_due(self) -> bool:
         """Whether the certificate is in the last third of its time."""
-        leaf = read_certificate(self.credentials.chain_pem)
+        leaf = self.identity.certificate
         return self._now() >= leaf.not_after - (leaf.not_after - leaf.not_before) / 3
 
     async def renew(self, line: Line) -> None:
@@ -110,8 +115,8 @@ class Upkeep:
             FedwardError: the server refuses, or does not answer.
             OutputError: the disk refuses.
         """
-        mine = self.credentials
-        old = read_certificate(mine.chain_pem)
+        mine = self.identity
+        old = mine.certificate
         request = make_request(mine.key, mine.name).decode()
         answer = await ask(line, kinds.RENEW, {"request": request})
         chain = answer.get("certificate")
@@ -120,12 +125,12 @@ class Upkeep:
         leaf, *others = read_certificates(chain)
         if len(others) != 1:
             raise IdentityError("a new certificate comes without its issuer's", hint=_HINT)
-        check_chain(leaf, others[0], read_certificate(mine.root_pem), now=self._now())
+        check_chain(leaf, others[0], mine.root, now=self._now())
         if (leaf.name, leaf.role, leaf.public_key) != (mine.name, old.role, mine.key.public):
             raise IdentityError("a new certificate is for somebody else", hint=_HINT)
         if leaf.not_after <= old.not_after:
             raise IdentityError("a new certificate ends before the old one", hint=_HINT)
         self._install(chain)
-        self.credentials = replace(mine, chain_pem=chain)
+        self.identity = replace(mine, certificate=leaf, issuer=others[0])
         end = leaf.not_after.date().isoformat()
         _log.info("the certificate was renewed", extra={"facts": {"valid_until": end}})
