@@ -11,17 +11,19 @@ from functools import cached_property
 from pathlib import Path
 
 from fedward.client.daemon.lock import is_held
+from fedward.client.daemon.status import read_status
 from fedward.client.home import SiteFolder
 from fedward.client.ledger.opened import OpenLedger
 from fedward.client.offers import kept_offers, kept_study
 from fedward.client.policy import load_policy
 from fedward.client.site_config import load_site_config
 from fedward.common.diagnosis import Advice, Check, machine, network
-from fedward.common.errors import DataError, IdentityError
+from fedward.common.errors import DataError, IdentityError, LinkError
 from fedward.common.identity.keys import PrivateKey
 from fedward.common.identity.own import Identity
 from fedward.common.identity.roster import Roster
 
+_UP = ("up", "connected")
 _ASK = "ask the coordinator for a new one, then `fedward client install`"
 
 
@@ -148,8 +150,21 @@ class SiteDiagnosis:
 
     def greeting(self) -> str:
         """Whether the server greets this site."""
+        if is_held(self._folder.lock):  # a greeting would end the daemon's session
+            return self._greeting_of_daemon()
         release, self._skew_s = asyncio.run(self._greet())
         return f"the server runs fedward {release}"
+
+    def _greeting_of_daemon(self) -> str:
+        said = read_status(self._folder.status)
+        skew_s = said.get("skew_s")
+        self._skew_s = float(skew_s) if isinstance(skew_s, int | float) else 0.0
+        if said.get("link") not in _UP:
+            raise LinkError(
+                f"the running daemon has no connection: {said.get('link', 'it does not say why')}",
+                hint="look at its log",
+            )
+        return "left to the running daemon, which is connected"
 
     async def _greet(self) -> tuple[str, float]:
         # Loads gRPC: only here, so that everything before it can be looked at without.
@@ -164,7 +179,7 @@ class SiteDiagnosis:
             )
         finally:
             await channel.close()
-        return str(greeting.answer.get("release", "of unknown version"))[:32], greeting.skew_s
+        return str(greeting.answer.get("software", "of unknown version"))[:32], greeting.skew_s
 
     def clock(self) -> str | Advice:
         """Whether both clocks agree."""

@@ -158,13 +158,19 @@ def _explained() -> Iterator[None]:
         yield
     except ssl.SSLCertVerificationError as error:
         raise _about_server(error.verify_code) from error
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+        raise _broken() from error
     except ssl.SSLError as error:
         raise _about_us(error.reason or "") from error
     except OSError as error:
-        raise LinkError(
-            "the connection broke while the two sides greeted each other",
-            hint="look for a firewall that cuts it, and check that the server runs",
-        ) from error
+        raise _broken() from error
+
+
+def _broken() -> LinkError:
+    return LinkError(
+        "the connection broke while the two sides greeted each other",
+        hint="look for a firewall that cuts it, and check that the server runs",
+    )
 
 
 def _about_server(code: int) -> IdentityError:
