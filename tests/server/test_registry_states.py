@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedward.common.errors import StateError
-from fedward.server.registry.states import Choice, State, choose, enough, follow, ready
+from fedward.server.registry.states import Choice, State, choose, enough, follow, meant, ready
 
 S = State
 ALLOWED = {
@@ -70,6 +70,13 @@ def test_who_approves_now_said_so_last(wishes: list[Choice]) -> None:
     for before, after in zip([None, *said], said, strict=False):
         assert (after is Choice.WITHDRAW) == (before is Choice.APPROVE)
         assert after is not Choice.REFUSE or before is None
+
+
+@given(st.sampled_from(Choice), st.one_of(st.none(), st.sampled_from(Choice)))
+def test_whatever_a_site_says_can_be_put_on_record(said: Choice, before: Choice | None) -> None:
+    wanted = meant(before, said)
+    assert (wanted is Choice.APPROVE) == (said is Choice.APPROVE)
+    assert wanted is before or choose(before, wanted) is wanted
 
 
 answers = st.dictionaries(

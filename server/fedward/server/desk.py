@@ -35,6 +35,7 @@ from fedward.common.wire.link_pb2 import Head, Header
 from fedward.common.wire.session import Heads
 from fedward.server.link.desk import Question
 from fedward.server.registry import Choice, Countersignature, LogHead, Offer, Registry
+from fedward.server.registry.states import meant
 
 LEDGER = "ledger"
 AUDIT = "audit"
@@ -98,7 +99,8 @@ class Desk:
         study, choice = str(content.get("study")), _choice(content.get("choice"))
         offer = self._registry.study(study)
         before = offer.answers.get(site)
-        if before is not None and before.choice is not None and before.choice is not choice:
+        choice = meant(before.choice if before else None, choice)
+        if before is not None and before.choice not in (None, choice):
             _check_later(content, read_statement_time(before.evidence))
         new = self._registry.decide(site, study, choice, evidence)
         if new:

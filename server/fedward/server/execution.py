@@ -170,11 +170,10 @@ class Execution:
 
     def _rounds(self) -> RunState:
         fruitless = 0
-        while True:
-            state = self._checkpoints.newest()
-            if state is not None and state.round >= self._study.training.rounds:
-                self._journal.on_resumed(state)
-                return state
+        state = self._checkpoints.newest()
+        if state is not None and self._finished(state):
+            self._journal.on_resumed(state)
+        while state is None or not self._finished(state):
             self._wait_for_quorum(state)
             try:
                 self._carry()
@@ -186,6 +185,11 @@ class Execution:
             except Interrupted:
                 self._check()
                 raise
+            state = self._checkpoints.newest()
+        return state
+
+    def _finished(self, state: RunState) -> bool:
+        return state.round >= self._study.training.rounds
 
     def _carry(self) -> None:
         app = build_server_app(

@@ -103,6 +103,19 @@ def choose(before: Choice | None, wanted: Choice) -> Choice:
     )
 
 
+def meant(before: Choice | None, said: Choice) -> Choice:
+    """What a site's words come to: who approved before and refuses now withdraws, and the like.
+
+    A site may decide several times before the first of its words arrives here.
+
+    >>> meant(Choice.APPROVE, Choice.REFUSE), meant(None, Choice.WITHDRAW)
+    (<Choice.WITHDRAW: 'withdraw'>, <Choice.REFUSE: 'refuse'>)
+    """
+    if said is Choice.APPROVE:
+        return said
+    return Choice.WITHDRAW if before in (Choice.APPROVE, Choice.WITHDRAW) else Choice.REFUSE
+
+
 def enough(approved: Collection[str], min_sites: int) -> State:
     """State of an offer that no run has begun."""
     return State.APPROVED if len(approved) >= min_sites else State.OFFERED
