@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedward.client.commands import check_data, doctor, enrol, log
+from fedward.client.commands import budget, check_data, decide, doctor, enrol, log, review
 from fedward.common.commands import assemble, new_app
 from fedward.common.errors import (
     DataError,
@@ -39,6 +39,9 @@ def client() -> None:
 FAMILIES = (
     enrol,
     check_data,
+    review,
+    decide,
+    budget,
     doctor,
     log,
 )

@@ -142,14 +142,9 @@ class Decisions:
                 broken.
         """
         by, reason = by.strip(), reason.strip()
-        if not reason or not by:
-            raise PolicyError("a decision needs a name and a reason", hint="give --by and --reason")
-        if decision != "withdraw" and by not in policy.approvers:
-            raise PolicyError(
-                f"{by} is not among the approvers of policy.toml", hint="add the name there first"
-            )
+        self.check_may_decide(policy, study, decision, by, reason)
         if decision == "approve":
-            self._check_approval(policy, study, by, manifest)
+            self._check_manifest(policy, study, manifest)
         made = Decision(
             study=study,
             decision=decision,
@@ -163,11 +158,29 @@ class Decisions:
             log.append(KIND, **made.model_dump(mode="json"))
         return made
 
-    def _check_approval(self, policy: Policy, study: str, by: str, manifest: str) -> None:
+    def check_may_decide(
+        self, policy: Policy, study: str, decision: Verdict, by: str, reason: str
+    ) -> None:
+        """Refuse a decision that somebody may not make, before any work is done for it.
+
+        Raises:
+            PolicyError: the policy does not name them, they gave no reason, or they have approved
+                it before.
+        """
+        if not reason.strip() or not by.strip():
+            raise PolicyError("a decision needs a name and a reason", hint="give --by and --reason")
+        if decision != "withdraw" and by not in policy.approvers:
+            raise PolicyError(
+                f"{by} is not among the approvers of policy.toml", hint="add the name there first"
+            )
+        if decision == "approve":
+            approvals = self.status(study, policy).approvals
+            if any(approval.by == by for approval in approvals):
+                raise PolicyError(f"{by} has approved this study before", hint="ask somebody else")
+
+    def _check_manifest(self, policy: Policy, study: str, manifest: str) -> None:
         status = self.status(study, policy)
-        if any(decision.by == by for decision in status.approvals):
-            raise PolicyError(f"{by} has approved this study before", hint="ask somebody else")
-        if status.approvals and status.manifest != manifest:
+        if not manifest or (status.approvals and status.manifest != manifest):
             raise StateError(
                 "the data have changed since the study was first approved",
                 hint="withdraw the study, then have everybody approve it anew",

@@ -93,7 +93,7 @@ def check_data(
     config = load_site_config(site_file)
     key = None if key_file is None else read_bytes(key_file)
     report = check_quality(study, config, key=key)
-    _show(report, as_json=as_json, out=out)
+    show_report(report, as_json=as_json, out=out)
     if not report.usable:
         raise DataError(
             "the study refuses these data",
@@ -103,7 +103,8 @@ def check_data(
         )
 
 
-def _show(report: QualityReport, *, as_json: bool, out: Path | None) -> None:
+def show_report(report: QualityReport, *, as_json: bool = False, out: Path | None = None) -> None:
+    """Print a quality report, or write it to a file."""
     from rich.console import Console
 
     from fedward.client.quality import render

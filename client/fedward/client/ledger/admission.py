@@ -132,15 +132,22 @@ def _owed(
     return worst(seen, runs, Run.owed, delta=delta, accountant=accountant)
 
 
-def check_caps(
-    run: Run, runs: Sequence[Run], cohorts: Mapping[str, Members], caps: Caps
-) -> Forecast:
+def check_caps(run: Run, runs: Sequence[Run], cohorts: Mapping[str, Members], caps: Caps) -> None:
     """Refuse a run that could not be finished under the caps.
 
     Raises:
-        PrivacyError: it could not. The message is for the site's own people: it says what is left.
+        PrivacyError: see `check_fits`; or the accountants disagree.
     """
-    found = forecast(run, runs, cohorts, caps)
+    check_fits(forecast(run, runs, cohorts, caps))
+
+
+def check_fits(found: Forecast) -> None:
+    """Refuse what does not fit.
+
+    Raises:
+        PrivacyError: it does not. The message is for the site's own people: it says what is left.
+    """
+    caps = found.caps
     if not found.fits_alone:
         raise PrivacyError(
             f"the study would cost a patient epsilon = {words(found.study)} at delta = "
@@ -155,4 +162,3 @@ def check_caps(
             hint="see `fedward client budget`; ask for a study that costs less, or end runs that "
             "will not go on",
         )
-    return found
