@@ -40,7 +40,7 @@ finished within what is left of the privacy budget, cannot be approved.
 
 \b
 Example:
-  fedward client approve north heart-disease --by "Dr A" --reason "ethics 12/26"
+  fedward client approve north heart --by "Dr A" --reason "ethics 12/26"
 """,
     epilog=exit_codes_help(
         StudyError, DataError, PrivacyError, PolicyError, IdentityError, StateError
@@ -76,7 +76,7 @@ def approve(
 
 \b
 Example:
-  fedward client refuse north heart-disease --by "Dr A" --reason "no vote yet"
+  fedward client refuse north heart --by "Dr A" --reason "no vote yet"
 """,
     epilog=exit_codes_help(StudyError, PolicyError, IdentityError, StateError),
 )
@@ -103,7 +103,7 @@ if everybody who is needed approves the study anew.
 
 \b
 Example:
-  fedward client withdraw north heart-disease --by "Dr A" --reason "no consent"
+  fedward client withdraw north heart --by "Dr A" --reason "no consent"
 """,
     epilog=exit_codes_help(StudyError, PolicyError, IdentityError, StateError),
 )
