@@ -10,7 +10,9 @@ What the answers hold (JSON; a statement is the text of a `common.statements` st
     witness   ← ledger: statement (the end of the site's own ledger), signed: [statements]
               → ledger: the end on record, heads: [statements of other sites, to be signed],
                 signatures: [statements of other sites under this site's ledger]
-    greeting  → ledger, audit: ends of the site's logs on record ({length, hash} or null)
+    greeting  ← roster: version that the site has
+              → ledger, audit: ends of the site's logs on record ({length, hash} or null),
+                roster_data: the newest roster, if the site's is another version
 
 Guarantee:
     An answer counts only if the site itself signed it, for this study, later than its last one. A
@@ -77,7 +79,14 @@ class Desk:
     def greeted(self, question: Question) -> dict[str, Any]:
         """Say how far the site's logs were seen; refuse a site whose logs went back."""
         self._see(question.site, question.header, question.evidence, greeting=True)
-        return {LEDGER: self._end(question.site, LEDGER), AUDIT: self._end(question.site, AUDIT)}
+        said: dict[str, Any] = {
+            LEDGER: self._end(question.site, LEDGER),
+            AUDIT: self._end(question.site, AUDIT),
+        }
+        if question.body.get("roster") != self._roster.current.version:
+            # By it a site learns of a new key of ours: it cannot ask a server that it does not know.
+            said["roster_data"] = self._roster.data.decode()
+        return said
 
     def studies(self, question: Question) -> dict[str, Any]:
         """Studies that the site is invited to, as the coordinator signed them."""
