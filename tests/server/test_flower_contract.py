@@ -29,6 +29,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fedward.common import records
 from fedward.server.flower_internals import SERVER_NODE_ID, Run, identify, quieten
+from fedward.server.link.grid import GrpcGrid
 from fedward.server.replies import SelectedGrid
 from fedward.server.strategies import make_strategy, restore_state, strategy_state
 from fedward.simulations.engines.flaky import FlakyGrid
@@ -218,7 +219,7 @@ def test_a_grid_has_these_abstract_methods_and_no_others() -> None:
     assert Grid.__abstractmethods__ == GRID
 
 
-@pytest.mark.parametrize("kind", [LoopGrid, FlakyGrid])
+@pytest.mark.parametrize("kind", [LoopGrid, FlakyGrid, GrpcGrid])
 @pytest.mark.parametrize("name", sorted(GRID - {"run"}))
 def test_our_grids_have_the_signatures_of_flowers(kind: type[Grid], name: str) -> None:
     def parameters(owner: type[Grid]) -> list[tuple[str, Any, Any]]:
