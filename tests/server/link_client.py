@@ -5,6 +5,7 @@ The client does exactly what it is told: also what a well-behaved one never woul
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -331,6 +332,15 @@ class RawSite:
             "plain_size": written.size,
         }
         return self.session.large(kinds.REPLY, **{**fields, **changes})
+
+    async def arrived(self, task: Signed, written: Written, size: int) -> None:
+        """Ask until that much of a reply is at the server."""
+        question = {"sha256": written.sha256.hex(), "size": written.size}
+        while True:
+            _, body = await self.ask(kinds.OFFSET, question, **self.about(task))
+            if body["offset"] >= size:
+                return
+            await asyncio.sleep(0.06)  # asking all the time is refused
 
     async def send(
         self, message: Signed, data: bytes, *, offset: int = 0, chunk: int = kinds.CHUNK

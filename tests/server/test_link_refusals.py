@@ -270,6 +270,7 @@ def test_a_site_is_revoked_while_it_is_connected(tmp_path: Path) -> None:
             sending = north.stub.Send()
             await sending.write(Part(message=north.reply(message, written)))
             await sending.write(Part(chunk=Chunk(offset=0, data=reply[: 1 << 19])))
+            await north.arrived(message, written, 1 << 19)
             up.server.use_roster(up.consortium.revoke("north"))
             assert "north is revoked" in await stream.reason()
             assert not up.presence.connected("north")

@@ -127,12 +127,7 @@ def test_a_broken_reply_goes_on_where_it_stopped(tmp_path: Path) -> None:
                 call = north.stub.Send()
                 await call.write(Part(message=north.reply(message, written)))
                 await call.write(Part(chunk=Chunk(offset=0, data=reply[:half])))
-                question = {"sha256": written.sha256.hex(), "size": written.size}
-                while True:
-                    _, body = await north.ask(kinds.OFFSET, question, **north.about(message))
-                    if body["offset"] == half:
-                        break
-                    await asyncio.sleep(0.01)
+                await north.arrived(message, written, half)
                 call.cancel()
                 stream.cancel()
             async with up.site() as north:  # another connection, another session
@@ -142,6 +137,7 @@ def test_a_broken_reply_goes_on_where_it_stopped(tmp_path: Path) -> None:
                 again = await stream.task()
                 header = north.session.open(again)
                 fields = {"run": header.run, "round": header.round, "action": header.action}
+                question = {"sha256": written.sha256.hex(), "size": written.size}
                 _, body = await north.ask(kinds.OFFSET, question, study=header.study, **fields)
                 assert body["offset"] == half
                 answer = await north.send(north.reply(again, written), reply, offset=half)
