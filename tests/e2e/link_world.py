@@ -242,12 +242,13 @@ class Hospital:
         self.identity = world.consortium.identity(name, **dates)
         self.roster = world.consortium.roster
         self.port = port
+        self.proxy: str | None = None
         self.link = self._link()
         self.running: asyncio.Task[None] | None = None
 
     def _link(self) -> Link:
         settings = SiteSettings(
-            Endpoint("127.0.0.1", self.port),
+            Endpoint("127.0.0.1", self.port, self.proxy),
             self.folder / "inbox",
             most_bytes=1 << 30,
             heartbeat_s=HEARTBEAT_S,

@@ -447,6 +447,13 @@ def test_a_stray_proxy_variable_redirects_nothing(
             site = world.site("north")
             await site.connected()
             assert elsewhere.connections == 0
+            # The site's own settings may name one.
+            await site.stop()
+            site.proxy = f"http://127.0.0.1:{elsewhere.port}"
+            await site.restart()
+            while elsewhere.connections == 0:
+                await asyncio.sleep(0.01)
+            assert not site.link.status.connected
 
     within(main())
 

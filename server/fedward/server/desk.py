@@ -84,7 +84,7 @@ class Desk:
             AUDIT: self._end(question.site, AUDIT),
         }
         if question.body.get("roster") != self._roster.current.version:
-            # By it a site learns of a new key of ours: it cannot ask a server that it does not know.
+            # By it a site learns of a new key of ours: it asks nobody whom its roster lacks.
             said["roster_data"] = self._roster.data.decode()
         return said
 

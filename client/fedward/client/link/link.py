@@ -31,6 +31,7 @@ from fedward.client.link.connection import (
 from fedward.client.link.greeting import ask, greet
 from fedward.client.link.jobs import Jobs
 from fedward.client.link.settings import LinkSettings, LinkStatus
+from fedward.client.link.transfers import tidy_inbox
 from fedward.client.link.upkeep import Upkeep
 from fedward.common.errors import FedwardError, LinkError
 from fedward.common.files import output_error
@@ -42,6 +43,8 @@ _log = logging.getLogger(__name__)
 _SILENT_BEATS = 3
 _SHORTEST_BEAT_S = 0.02
 _LONGEST_BEAT_S = 300.0
+_KEEP_S = 7 * 86_400.0
+"""How long a body of a task that was not finished stays in the inbox."""
 _LOOK_S = 60.0
 """How often the certificate's dates are looked at."""
 _RENEW_AGAIN_S = 3600.0
@@ -141,6 +144,7 @@ class Link:
             inbox.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise output_error(inbox, error) from error
+        tidy_inbox(inbox, before=time.time() - _KEEP_S)
         tasks = [
             asyncio.create_task(self._keep_connected()),
             asyncio.create_task(self._jobs.defect()),

@@ -38,6 +38,14 @@ def inbox_files(offer: Offer, inbox: Path) -> tuple[Path, ...]:
     return tuple(path.with_name(path.name + suffix) for suffix in suffixes)
 
 
+def tidy_inbox(inbox: Path, *, before: float) -> None:
+    """Remove bodies that nobody took up again: last written before a Unix time in seconds."""
+    for path in inbox.iterdir():
+        with suppress(OSError):
+            if path.stat().st_mtime < before:
+                path.unlink()
+
+
 async def fetch(line: Line, offer: Offer, inbox: Path) -> Path:
     """Bring the body of a task here, and give its decoded form.
 
