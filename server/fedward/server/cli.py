@@ -5,7 +5,7 @@ from __future__ import annotations
 from fedward.common.commands import assemble, new_app
 from fedward.common.errors import IdentityError, OutputError, SiteConfigError, StateError
 from fedward.common.exit_codes import exit_codes_help
-from fedward.server.commands import doctor, log, members
+from fedward.server.commands import doctor, log, members, run, runs, studies
 
 app = new_app(
     name="server",
@@ -29,6 +29,9 @@ def server() -> None:
 
 FAMILIES = (
     members,
+    run,
+    studies,
+    runs,
     doctor,
     log,
 )

@@ -115,6 +115,11 @@ class Conductor:
         return all(ended)
 
     @property
+    def alive(self) -> bool:
+        """Whether it still looks."""
+        return self._thread.is_alive()
+
+    @property
     def waiting(self) -> Mapping[str, str]:
         """What each run waits for, in words."""
         found = {run: execution.waiting_for for run, execution in self._executions.items()}
