@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedward.client.commands import budget, check_data, decide, doctor, enrol, log, review
+from fedward.client.commands import budget, check_data, daemon, decide, doctor, enrol, log, review
 from fedward.common.commands import assemble, new_app
 from fedward.common.errors import (
     DataError,
@@ -42,6 +42,7 @@ FAMILIES = (
     review,
     decide,
     budget,
+    daemon,
     doctor,
     log,
 )

@@ -11,12 +11,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from fedward.client.daemon.record import Record
+from fedward.client.daemon.seams import Books, Place, Rules, Signals, Trains
 from fedward.client.gate import Gate, Question, refusal
 from fedward.client.link.assignments import Assignment
 from fedward.client.offers import kept_study
@@ -31,70 +29,6 @@ _LOG = logging.getLogger(__name__)
 _DEFECT = "report this as a defect; see the site's log"
 
 
-class Rules(Protocol):
-    """What the site allows; asked before every task."""
-
-    def check_study(self, name: str, study: Study) -> None:
-        """Return if stewards and policy allow this study now.
-
-        Raises:
-            PolicyError: they do not (any more).
-        """
-        ...
-
-    def check_hours(self) -> None:
-        """Return if work is allowed at this hour.
-
-        Raises:
-            PolicyError: it is not.
-        """
-        ...
-
-
-class Trains(Protocol):
-    """Has tasks done; `worker.pool.Pool` is one."""
-
-    async def do(self, load: Load, task: Do) -> Done:
-        """Have a task done; see `Pool.do`."""
-        ...
-
-
-Paid = Callable[[str, str, int, str, str], bool]
-"""`(study, run, round, group, reply)`: whether the ledger was charged for that reply."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a daemon works.
-
-    Attributes:
-        site: name of the site.
-        folder: of the site.
-        studies: folder of the offered studies.
-        threads: that a training process may use.
-    """
-
-    site: str
-    folder: Path
-    studies: Path
-    threads: int = 1
-
-
-@dataclass(frozen=True)
-class Signals:
-    """Whom a daemon wakes; each returns at once.
-
-    Attributes:
-        studies_changed: what is offered may have changed.
-        roster: there is a newer roster.
-        answered: a task was answered; None, or why it was refused, in the site's own words.
-    """
-
-    studies_changed: Callable[[], None] = lambda: None
-    roster: Callable[[bytes], None] = lambda _data: None
-    answered: Callable[[Assignment, FedwardError | None], None] = lambda _asked, _error: None
-
-
 class Daemon:
     """Does what the server asks, as far as the site allows; a `link.assignments.Work`.
 
@@ -103,7 +37,7 @@ class Daemon:
         rules: what is allowed.
         pool: trains.
         outbox: keeps replies.
-        paid: asks the ledger.
+        books: the ledger.
         record: the audit log.
         signals: whom to wake.
     """
@@ -115,7 +49,7 @@ class Daemon:
         rules: Rules,
         pool: Trains,
         outbox: Outbox,
-        paid: Paid,
+        books: Books,
         record: Record,
         signals: Signals | None = None,
     ) -> None:
@@ -123,7 +57,7 @@ class Daemon:
         self._rules = rules
         self._pool = pool
         self._outbox = outbox
-        self._paid = paid
+        self._books = books
         self._record = record
         self._signals = signals or Signals()
         self._jobs: dict[str, asyncio.Task[Path]] = {}
@@ -214,7 +148,7 @@ class Daemon:
             found = self._outbox.find(asked.run, asked.key)
             if found is not None:
                 return found
-            self._rules.check_hours()
+            self._rules.check_hours(study)
             reply = await self._train(asked, study, work)
         except FedwardError as error:
             return await asyncio.to_thread(self._refuse, asked, work, error)
@@ -255,7 +189,7 @@ class Daemon:
             raise RoundError("a reply is not the one that was trained", hint=_DEFECT)
 
         def paid(run: str, number: int, group: str) -> bool:
-            return self._paid(asked.study, run, number, group, digest)
+            return self._books.paid(asked.study, run, number, group, digest)
 
         Gate(study, site=self._place.site, paid=paid).check(question, work)
         self._record.note_task(
@@ -268,6 +202,7 @@ class Daemon:
             body=digest,
             size=done.size,
         )
+        self._record.ledger_at(self._books.head)
         return self._outbox.release(work)
 
     def _refuse(self, asked: Assignment, work: Path, error: FedwardError) -> Path:
@@ -289,6 +224,7 @@ class Daemon:
             code=error.exit_code,
             reason=content.config[records.ERROR_REASON],
         )
+        self._record.ledger_at(self._books.head)
         work.with_suffix(".reply").unlink(missing_ok=True)
         path = self._outbox.refuse(work, content)
         self._signals.answered(asked, error)

@@ -57,7 +57,13 @@ class Status:
         if error is None:
             self._facts["runs"][asked.run] = about
         else:
-            last = {**about, "run": asked.run, "code": error.exit_code, "reason": str(error)}
+            # A rule's own words are in the cause; the error itself is what the server is told.
+            last = {
+                **about,
+                "run": asked.run,
+                "code": error.exit_code,
+                "reason": str(error.__cause__ or error),
+            }
             self._facts["refusals"] = [*self._facts["refusals"], last][-_KEPT:]
         self.write()
 

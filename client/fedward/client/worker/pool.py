@@ -124,10 +124,10 @@ class Pool:
             raise
         return worker
 
-    async def end(self, run: str) -> None:
-        """End the warm worker of a run; one that works is ended by cancelling who waits for it."""
-        worker = self._idle.pop(run, None)
-        if worker is not None:
+    async def end_all_idle(self) -> None:
+        """End the warm workers, so that the next task of each run loads everything anew."""
+        while self._idle:
+            _, worker = self._idle.popitem()
             await worker.stop()
 
     async def stop(self) -> None:
