@@ -36,6 +36,7 @@ from fedward.common.tensors import Weights
 FindSite = Callable[[Context], Site]
 """Which site a message is for."""
 _Handler = Callable[[Site, Message], RecordDict]
+_Answer = Callable[[Message, Context], Message]
 
 
 def build_client_app(
@@ -52,17 +53,24 @@ def build_client_app(
             see `reason_to_tell`.
         on_refusal: is told every refusal in its own words, for the site's own people.
     """
-    app = ClientApp()
     handlers: dict[str, _Handler] = {
         records.INTRODUCE: _introduce,
         records.STATISTICS: _statistics,
         records.TRAIN: _train,
         records.EVALUATE: _evaluate,
     }
-    for message_type, handler in handlers.items():
+    return _routed(
+        {kind: _answer(find_site, h, disclose, on_refusal) for kind, h in handlers.items()}
+    )
+
+
+def _routed(answers: Mapping[str, _Answer]) -> ClientApp:
+    """An app that answers each type of message by its function."""
+    app = ClientApp()
+    for message_type, answer in answers.items():
         category, _, action = message_type.partition(".")
         register = {"query": app.query, "train": app.train, "evaluate": app.evaluate}[category]
-        register(action or "default")(_answer(find_site, handler, disclose, on_refusal))
+        register(action or "default")(answer)
     return app
 
 
@@ -71,7 +79,7 @@ def _answer(
     handler: _Handler,
     disclose: bool,
     on_refusal: Callable[[FedwardError], None] | None,
-) -> Callable[[Message, Context], Message]:
+) -> _Answer:
     def answer(message: Message, context: Context) -> Message:
         try:
             site = find_site(context)
@@ -181,3 +189,18 @@ def _config(message: Message) -> ConfigRecord:
 def _weights(message: Message) -> Weights:
     arrays = message.content.array_records[records.ARRAYS]
     return {key: array.numpy().astype(np.float32, copy=False) for key, array in arrays.items()}
+
+
+def _answer_at_node(message: Message, context: Context) -> Message:
+    # Only here: the daemon is no part of the app on other carriers.
+    from fedward.client.worker.flower_node import answer
+
+    return answer(message, context)
+
+
+app = _routed(
+    dict.fromkeys(
+        (records.INTRODUCE, records.STATISTICS, records.TRAIN, records.EVALUATE), _answer_at_node
+    )
+)
+"""What a code-less bundle names, for Flower's own SuperNode; see `deploy/flower-app`."""

@@ -7,6 +7,8 @@ their command line. Who carries messages itself sets it himself.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -19,6 +21,16 @@ def identify(run_id: int = 1, *, node_id: int = NODE_ID, task_id: int = 0) -> No
     TaskIdentity.run_id = run_id
     TaskIdentity.node_id = node_id
     TaskIdentity.task_id = task_id
+
+
+@contextmanager
+def another_identity() -> Iterator[None]:
+    """Let a carrier of Flower's own be itself again, whoever `identify` has made it meanwhile."""
+    kept = TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id
+    try:
+        yield
+    finally:
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = kept
 
 
 def quieten() -> None:
