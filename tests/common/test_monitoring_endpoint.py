@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
 from fedward.common.errors import LinkError, StateError
+from fedward.common.monitoring import probe
 from fedward.common.monitoring.endpoint import Endpoint
 from fedward.common.monitoring.health import Health
 
@@ -155,3 +156,22 @@ def test_a_port_that_is_taken() -> None:
         await second.stop()
 
     serve(scenario)
+
+
+@pytest.mark.parametrize("arguments", [[], ["0"], ["65536"], ["x"], ["1", "2"]])
+def test_a_probe_without_a_port(arguments: list[str]) -> None:
+    assert probe.main(arguments) == 2
+
+
+def test_probes() -> None:
+    wrong: list[str] = []
+
+    async def scenario(port: int) -> None:
+        assert await asyncio.to_thread(probe.main, [str(port)]) == 0
+        wrong.append("the disk is full")
+        assert await asyncio.to_thread(probe.main, [str(port)]) == 1
+        ports.append(str(port))
+
+    ports: list[str] = []
+    serve(scenario, health=Health({"disk": lambda: wrong[0] if wrong else None}))
+    assert probe.main(ports) == 1  # nobody is there any more
