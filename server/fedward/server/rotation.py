@@ -29,7 +29,9 @@ _RESTORE = "restore it from a backup"
 
 
 def load_issuer(folder: ConsortiumFolder, passphrase: str | None) -> Authority:
-    """The issuer, complete.
+    """The issuer; a replacement that a crash interrupted is completed or dropped.
+
+    Nobody else may be replacing it at the same time.
 
     Raises:
         IdentityError: key or certificate is missing, or they do not fit.
@@ -37,9 +39,10 @@ def load_issuer(folder: ConsortiumFolder, passphrase: str | None) -> Authority:
     certificate = _certificate(folder.issuer_certificate)
     waiting = upcoming(folder.issuer_key)
     if waiting.exists():
-        key = PrivateKey.load(waiting, passphrase)
-        if key.public == certificate.public_key:
+        if PrivateKey.load(waiting, passphrase).public == certificate.public_key:
             _move(waiting, folder.issuer_key)
+        else:
+            _remove(waiting)
     return Authority(PrivateKey.load(folder.issuer_key, passphrase), certificate)
 
 
