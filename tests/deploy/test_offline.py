@@ -72,7 +72,9 @@ def carried(tmp_path_factory: pytest.TempPathFactory) -> Path:
     first, _ = commands()
     # The wheelhouse of the repository is left alone.
     script = first.replace("make wheelhouse", f"make wheelhouse WHEELHOUSE={folder}/wheelhouse")
-    script = script.replace("tar -cf", f"tar -C {folder} -cf {folder}/").replace("/ fed", "/fed")
+    tar = "tar -cf fedward-offline.tar"
+    assert tar in script
+    script = script.replace(tar, f"tar -C {folder} -cf {folder}/fedward-offline.tar")
     shutil.copytree(ROOT / "deploy", folder / "deploy")
     follow(script, ROOT, os.environ)
     shutil.rmtree(folder / "wheelhouse")
