@@ -98,10 +98,9 @@ class Daemon:
 
     def receipt(self, key: str, evidence: bytes) -> None:
         """The server has the answer to a task; its signature under that is put on record."""
-        received = self._outbox.receipt(key)
-        if received is not None:
-            digest = hashlib.sha256(evidence).hexdigest()
-            self._record.note_task("receipt", evidence, task=key, receipt=digest)
+        self._outbox.receipt(key)
+        digest = hashlib.sha256(evidence).hexdigest()
+        self._record.note_task("receipt", evidence, task=key, receipt=digest)
 
     def roster(self, data: bytes) -> None:
         """There is a newer roster."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +26,8 @@ _AGAIN_S = 15.0
 """After which what failed is tried again, if nothing happens before."""
 _LONGEST_S = 300.0
 """After which it is asked again in any case."""
+_EXCHANGE_S = 10.0
+"""Between two looks at whether the ledger has grown: not every round asks for signatures."""
 
 Ask = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 
@@ -90,29 +93,43 @@ class Desk:
 
     async def run(self) -> None:
         """Ask and tell until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_telling())
+            group.create_task(self._keep_witnessing())
+
+    async def _keep_telling(self) -> None:
         wait_s = _LONGEST_S
         while True:
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await self._wake.wait()
-            except TimeoutError:
-                pass
             self._wake.clear()
             wait_s = _LONGEST_S if await self.once() else _AGAIN_S
+
+    async def _keep_witnessing(self) -> None:
+        while True:
+            await asyncio.sleep(_EXCHANGE_S)
+            await self.exchange()
 
     async def once(self) -> bool:
         """Ask and tell everything once; False if something failed and should be tried again."""
         try:
             told = await self.fetch()
-            well = await self.tell(told)
+            return await self.tell(told)
+        except FedwardError as error:
+            _LOG.warning("the server was not asked", extra={"facts": {"problem": error.problem}})
+            return False
+
+    async def exchange(self) -> None:
+        """Have the end of the ledger signed, if it has grown."""
+        try:
             if self._witness.has_news:
                 await self._witness.exchange(
                     lambda body: self._ask(kinds.WITNESS, body), self._roster()
                 )
         except FedwardError as error:
-            _LOG.warning("the server was not asked", extra={"facts": {"problem": error.problem}})
-            return False
-        return well
+            facts = {"problem": error.problem}
+            _LOG.warning("the ledger's end was not signed", extra={"facts": facts})
 
     async def fetch(self) -> dict[str, dict[str, str]]:
         """Get the studies that are offered, and keep those that are new and well signed.

@@ -159,7 +159,6 @@ class Service:
             self._metrics.refused(error)
         elif asked.action == records.TRAIN:
             self._metrics.round_trained()
-        self._desk.wake()
 
     def _greeted(self, answer: dict[str, Any]) -> None:
         """A server that has seen more of our ledger, or of our log, than there is: stop here."""
@@ -196,8 +195,9 @@ class Service:
         for study, run in self._account.open_runs():
             if states.get(study) in ("withdrawn", "refused"):
                 self._account.end_run(study, run, states[study])
-        await self._pool.end_all_idle()  # what was approved may be other data now
-        self._desk.wake()
+        if moved:
+            await self._pool.end_all_idle()  # what was approved may be other data now
+            self._desk.wake()
 
     async def _changed(self, names: frozenset[str]) -> None:
         if self._home.site_file.name in names:
