@@ -377,7 +377,7 @@ def test_settings(folder: ConsortiumFolder, monkeypatch: pytest.MonkeyPatch) -> 
     lines = [line.removeprefix("# ") for line in text.splitlines() if " = " in line]
     sections = [line for line in text.splitlines() if line.startswith(("[", "# "))]
     assert {"[server]", "[link]"} <= set(sections)
-    assert len(lines) > 12
+    assert len(lines) > 10
     uncommented = "\n".join(
         line[2:] if line.startswith("# ") and " = " in line.split("#")[1] else line
         for line in text.splitlines()

@@ -6,7 +6,7 @@ Nothing is changed, nothing about data is sent: the server is greeted, as by the
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -97,10 +97,12 @@ class SiteDiagnosis:
 
     def certificate(self) -> str | Advice:
         """Whether it is this site's, and for how long."""
+        leaf = self._identity.certificate
         return machine.dates(
-            self._identity.certificate,
+            leaf,
             self._now,
-            early=timedelta(days=self._folder.settings.link.renew_days),
+            # The daemon renews in the last third: in the last quarter, it has not run.
+            early=(leaf.not_after - leaf.not_before) / 4,
             todo="let the daemon run: it renews the certificate by itself",
             renew=_ASK,
         )

@@ -47,7 +47,6 @@ class LinkSection(Section):
     retry_s: Positive = 1.0
     longest_retry_s: Positive = 60.0
     largest_message_mb: Annotated[int, Field(ge=1, le=2048)] = 2048
-    renew_days: Annotated[int, Field(ge=1, le=60)] = 30
 
 
 class WorkerSection(Section):

@@ -2,8 +2,8 @@
 
 >>> table = {"server": {"consortium": "Example", "host": "fl.example.org"}}
 >>> settings = ServerSettings.model_validate(table)
->>> settings.server.port, settings.link.heartbeat_s, settings.limits.largest_message_mb
-(8440, 20.0, 2048)
+>>> settings.server.port, settings.link.heartbeat_s, settings.limits.streams_per_site
+(8440, 20.0, 8)
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ class ServerSection(Section):
     """`[server]`: who this is, and where hospitals reach it.
 
     `port` is where the service listens and, unless `public_port` says otherwise, where hospitals
-    connect. `listen` is the address that it listens on. Port 0 is any free one, for tests.
+    connect. `listen` is the address that it listens on.
     """
 
     consortium: Text
     name: Name = "coordinator"
     host: Text
     hosts: tuple[Text, ...] = ()
-    port: Port = 8440
+    port: Annotated[int, Field(ge=1, le=65535)] = 8440
     public_port: Annotated[int, Field(ge=1, le=65535)] | None = None
     listen: Text = "0.0.0.0"  # noqa: S104  (every call is authenticated)
     database: str = ""
@@ -51,10 +51,8 @@ class LinkSection(Section):
 class LimitsSection(Section):
     """`[limits]`: what one site may ask of the server."""
 
-    largest_message_mb: Annotated[int, Field(ge=1, le=2048)] = 2048
     messages_per_s: Positive = 50.0
     streams_per_site: Annotated[int, Field(ge=2, le=1000)] = 8
-    connections: Annotated[int, Field(ge=1)] = 2000
 
 
 class CertificatesSection(Section):
