@@ -238,9 +238,7 @@ class Desk:
         return None if end is None else end.to_dict()
 
     def _countersign(self, witness: Member, text: object) -> None:
-        if not isinstance(text, str):
-            raise _malformed()
-        evidence = text.encode()
+        evidence = _text({"signed": text}, "signed")
         content = read_statement(evidence, COUNTERSIGNATURE, witness.name, witness.public_key)
         end, site = LogEnd.read(content), str(content.get("site"))
         self._registry.countersign(
@@ -288,7 +286,10 @@ def _text(body: Mapping[str, Any], key: str) -> bytes:
     value = body.get(key)
     if not isinstance(value, str):
         raise _malformed()
-    return value.encode()
+    try:
+        return value.encode()
+    except UnicodeEncodeError as error:
+        raise _malformed() from error
 
 
 def _malformed() -> FedwardError:

@@ -1,0 +1,317 @@
+"""The desk counts what a site signed itself, later than before; logs that go back are refused."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedward.common.audit import AuditLog
+from fedward.common.errors import FedwardError, IdentityError, LinkError, StateError
+from fedward.common.identity import PrivateKey, RosterFile
+from fedward.common.statements import COUNTERSIGNATURE, DECISION, LEDGER_HEAD, OFFER, state
+from fedward.common.study import study_hash
+from fedward.common.wire.link_pb2 import Head, Header
+from fedward.server.desk import Desk
+from fedward.server.link.desk import Question
+from fedward.server.registry import Choice, LogHead, Registry, State
+
+_helper = runpy.run_path(str(Path(__file__).with_name("consortium.py")))
+Consortium, SITES, a_study = (_helper[n] for n in ("Consortium", "SITES", "a_study"))
+STUDY = a_study()
+HASH = study_hash(STUDY)
+
+
+class Counter:
+    """A desk and everything behind it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.consortium = Consortium(folder)
+        self.registry = Registry.open(folder / "registry.sqlite")
+        self.audit = AuditLog.open(folder / "audit.log", self.consortium.key)
+        self.renewed: list[tuple[str, bytes]] = []
+        self.desk = self.new_desk()
+
+    def new_desk(self) -> Desk:
+        roster = RosterFile(self.consortium.folder / "roster.json", self.consortium.root_pem)
+
+        def renew(site: str, request: bytes) -> tuple[bytes, bytes]:
+            self.renewed.append((site, request))
+            return b"chain", roster.data
+
+        return Desk(self.registry, roster=roster, audit=self.audit, renew=renew)
+
+    def offer(self) -> bytes:
+        evidence = state(OFFER, "coordinator", {"study": HASH}, self.consortium.key)
+        self.registry.offer(STUDY, evidence, SITES)
+        self.desk.refresh()
+        return evidence
+
+    def decided(
+        self, choice: str, at_ms: int = 10, *, site: str = "site-1", **changes: Any
+    ) -> dict[str, Any]:
+        content = {"study": HASH, "choice": choice, "at_ms": at_ms, **changes}
+        said = state(DECISION, site, content, self.consortium.keys[site]).decode()
+        return self.desk.decide(question(site, decision=said))
+
+    def kinds(self) -> list[str]:
+        return [entry.kind for entry in self.audit.entries()][1:]
+
+    def state(self, kind: str, signer: str, **content: Any) -> str:
+        return state(kind, signer, content, self.consortium.keys[signer]).decode()
+
+
+@pytest.fixture
+def counter(tmp_path: Path) -> Iterator[Counter]:
+    found = Counter(tmp_path)
+    yield found
+    found.audit.close()
+    found.registry.close()
+
+
+def question(
+    site: str = "site-1", *, ledger: int | None = None, audit: int | None = None, **body: Any
+) -> Question:
+    header = Header(sender=site)
+    if ledger is not None:
+        header.ledger.CopyFrom(head(ledger))
+    if audit is not None:
+        header.audit.CopyFrom(head(audit))
+    return Question(site, "", body, header, b"signed by " + site.encode())
+
+
+def head(length: int, mark: int = 0) -> Head:
+    return Head(length=length, hash=bytes([length % 256, mark]) * 16)
+
+
+def shown(length: int) -> dict[str, Any]:
+    return {"length": length, "hash": head(length).hash.hex()}
+
+
+# --- studies and decisions ----------------------------------------------------------------------
+
+
+def test_offers_are_given_as_they_were_signed(counter: Counter) -> None:
+    assert counter.desk.studies(question()) == {"studies": []}
+    evidence = counter.offer()
+    (found,) = counter.desk.studies(question())["studies"]
+    assert found == {"offer": evidence.decode(), "state": "offered", "choice": None, "run": ""}
+    assert counter.desk.studies(question("stranger")) == {"studies": []}
+
+
+def test_a_decision_is_kept_as_it_was_signed(counter: Counter) -> None:
+    counter.offer()
+    answer = counter.decided("approve", by=["Dr Example"])
+    assert answer == {"study": HASH, "choice": "approve", "state": "offered", "new": True}
+    assert counter.decided("approve", 11)["new"] is False
+    (kept,) = counter.registry.decisions(HASH)
+    assert json.loads(kept.evidence)["content"]["by"] == ["Dr Example"]
+    assert counter.decided("approve", site="site-2")["state"] == "approved"
+    assert counter.desk.studies(question())["studies"][0]["choice"] == "approve"
+    assert counter.kinds() == ["decision", "decision"]
+
+
+def test_a_decision_must_be_signed_by_the_site_itself(counter: Counter) -> None:
+    counter.offer()
+    content = {"study": HASH, "choice": "approve", "at_ms": 1}
+    keys = counter.consortium.keys
+    for signer, key in (
+        ("site-1", keys["site-2"]),
+        ("site-2", keys["site-2"]),
+        ("site-1", PrivateKey.generate()),
+        ("coordinator", counter.consortium.key),
+    ):
+        said = state(DECISION, signer, content, key).decode()
+        with pytest.raises(IdentityError):
+            counter.desk.decide(question("site-1", decision=said))
+    said = state(OFFER, "site-1", content, keys["site-1"]).decode()
+    with pytest.raises(IdentityError):
+        counter.desk.decide(question("site-1", decision=said))
+    assert counter.registry.decisions(HASH) == ()
+    assert counter.kinds() == []
+
+
+def test_an_old_decision_does_not_count_again(counter: Counter) -> None:
+    counter.offer()
+    counter.decided("approve", 10)
+    assert counter.decided("withdraw", 20)["choice"] == "withdraw"
+    for at_ms in (10, 20):
+        with pytest.raises(StateError, match="not later than the one on record"):
+            counter.decided("approve", at_ms)
+    with pytest.raises(StateError, match="not later"):
+        counter.decided("approve", 30.5)  # type: ignore[arg-type]
+    assert counter.registry.study(HASH).answers["site-1"].choice is Choice.WITHDRAW
+    assert counter.decided("approve", 21)["choice"] == "approve"
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        (["withdraw"], Choice.REFUSE),
+        (["approve", "refuse"], Choice.WITHDRAW),
+        (["refuse", "withdraw"], Choice.REFUSE),
+        (["refuse", "approve"], Choice.APPROVE),
+    ],
+)
+def test_words_that_overtook_each_other_are_understood(
+    counter: Counter, said: list[str], kept: Choice
+) -> None:
+    counter.offer()
+    for at_ms, word in enumerate(said, start=1):
+        counter.decided(word, at_ms)
+    assert counter.registry.study(HASH).answers["site-1"].choice is kept
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"decision": 3}, {"decision": "{}"}, {"decision": ""}, {"decision": "\ud800"}],
+)
+def test_what_is_no_decision_is_refused(counter: Counter, body: dict[str, Any]) -> None:
+    with pytest.raises((LinkError, IdentityError)):
+        counter.desk.decide(question(**body))
+
+
+def test_another_word_or_study_is_refused(counter: Counter) -> None:
+    counter.offer()
+    with pytest.raises(StateError, match="one of approve, refuse, withdraw"):
+        counter.decided("maybe")
+    with pytest.raises(StateError, match="no such study"):
+        counter.decided("approve", study="0" * 64)
+
+
+def test_who_was_revoked_decides_nothing(counter: Counter) -> None:
+    counter.offer()
+    counter.consortium.publish(without=["site-1"])
+    counter.desk = counter.new_desk()
+    for ask in (
+        lambda: counter.decided("approve"),
+        lambda: counter.desk.witness(question()),
+    ):
+        with pytest.raises(IdentityError, match="no active site"):
+            ask()
+
+
+# --- logs ---------------------------------------------------------------------------------------
+
+
+def test_a_greeting_says_what_is_on_record(counter: Counter) -> None:
+    first = counter.desk.greeted(question(ledger=0, audit=1))
+    assert (first["ledger"], first["audit"]) == (None, shown(1))
+    second = counter.desk.greeted(question(ledger=5, audit=2))
+    assert (second["ledger"], second["audit"]) == (shown(5), shown(2))
+    counter.desk = counter.new_desk()  # after a restart
+    assert counter.desk.greeted(question(ledger=5, audit=2))["ledger"] == shown(5)
+    heads = counter.desk.heads("site-1")
+    assert heads.witnessed == head(2)
+    assert heads.audit is not None
+    assert heads.audit.length == counter.audit.head.length
+    assert counter.desk.heads("site-2").witnessed is None
+
+
+@pytest.mark.parametrize("log", ["ledger", "audit"])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_site_whose_log_went_back_is_refused_at_its_greeting(
+    counter: Counter, log: str, restarted: bool
+) -> None:
+    counter.desk.studies(question(**{log: 7}))
+    if restarted:
+        counter.desk = counter.new_desk()
+    for length in (6, 0):
+        with pytest.raises(StateError, match=f"the {log} of site site-1 went back"):
+            counter.desk.greeted(question(**{log: length}))
+    other = question(**{log: 7})
+    getattr(other.header, log).CopyFrom(head(7, mark=1))
+    with pytest.raises(StateError, match="went back"):
+        counter.desk.greeted(other)
+    assert counter.kinds() == ["log went back"] * 3
+    assert counter.desk.greeted(question(**{log: 8}))[log] == shown(8)
+    counter.desk.greeted(question("site-2", **{log: 1}))
+
+
+def test_a_message_that_was_overtaken_is_no_log_that_went_back(counter: Counter) -> None:
+    counter.desk.studies(question(ledger=7))
+    counter.desk.studies(question(ledger=6))
+    assert counter.desk.greeted(question(ledger=7))["ledger"] == shown(7)
+    changed = question()
+    changed.header.ledger.CopyFrom(head(7, mark=1))
+    with pytest.raises(StateError, match="went back"):
+        counter.desk.studies(changed)
+
+
+def test_ends_that_came_with_a_round_are_remembered(counter: Counter) -> None:
+    digest = head(9).hash.hex()
+    counter.desk.remember(
+        [LogHead("site-1", "ledger", 9, digest), LogHead("site-1", "audit", 2, digest)]
+    )
+    counter.desk.remember([LogHead("site-1", "ledger", 8, digest)])
+    counter.registry.witness("site-1", "ledger", length=9, hash_=digest)
+    with pytest.raises(StateError, match="went back"):
+        counter.desk.greeted(question(ledger=8))
+
+
+def test_sites_sign_each_others_ledgers(counter: Counter) -> None:
+    one = counter.state(LEDGER_HEAD, "site-1", **shown(3))
+    answer = counter.desk.witness(question("site-1", ledger=3))
+    assert answer == {"ledger": shown(3), "heads": [], "signatures": []}
+    said = Question("site-1", "", {"ledger": one}, Header(), b"")
+    assert counter.desk.witness(said)["ledger"] == shown(3)
+    (seen,) = counter.desk.witness(question("site-2"))["heads"]
+    assert seen == one
+    signed = counter.state(COUNTERSIGNATURE, "site-2", site="site-1", **shown(3))
+    counter.desk.witness(question("site-2", signed=[signed]))
+    assert counter.desk.witness(question("site-1"))["signatures"] == [signed]
+    assert counter.desk.witness(question("site-2"))["signatures"] == []
+
+
+def test_a_signature_under_a_ledger_must_be_ones_own_and_of_what_was_seen(
+    counter: Counter,
+) -> None:
+    one = counter.state(LEDGER_HEAD, "site-1", **shown(3))
+    counter.desk.witness(Question("site-1", "", {"ledger": one}, Header(), b""))
+    for signed in (
+        counter.state(COUNTERSIGNATURE, "site-3", site="site-1", **shown(3)),
+        counter.state(COUNTERSIGNATURE, "site-2", site="site-1", **shown(4)),
+        counter.state(COUNTERSIGNATURE, "site-2", site="site-2", **shown(3)),
+        counter.state(COUNTERSIGNATURE, "site-2", site="site-1", length=-1, hash="x"),
+        counter.state(LEDGER_HEAD, "site-2", site="site-1", **shown(3)),
+        7,
+    ):
+        with pytest.raises(FedwardError):
+            counter.desk.witness(question("site-2", signed=[signed]))
+    with pytest.raises(IdentityError):
+        counter.desk.witness(Question("site-2", "", {"ledger": one}, Header(), b""))
+    assert counter.registry.countersignatures() == ()
+
+
+# --- the rest -----------------------------------------------------------------------------------
+
+
+def test_roster_and_certificates_are_handed_out(counter: Counter) -> None:
+    data = (counter.consortium.folder / "roster.json").read_bytes()
+    assert counter.desk.roster(question()) == {"roster": data.decode(), "version": 1}
+    answer = counter.desk.renew(question(request="PEM"))
+    assert answer == {"certificate": "chain", "roster": data.decode()}
+    assert counter.renewed == [("site-1", b"PEM")]
+    with pytest.raises(LinkError):
+        counter.desk.renew(question())
+
+
+def test_the_version_of_studies_changes_with_what_is_offered(counter: Counter) -> None:
+    version = counter.desk.studies_version
+    assert version("site-1") == 0
+    counter.offer()
+    before = version("site-1")
+    assert before > 0
+    assert counter.desk.refresh() == frozenset()
+    for site in SITES:
+        counter.decided("approve", site=site)
+    counter.registry.start(HASH, SITES)
+    assert counter.desk.refresh() == set(SITES)
+    (run,) = counter.registry.runs(State.RUNNING)
+    assert run.sites == SITES
+    assert version("site-1") != before
+    assert version("stranger") == 0
