@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from tests.fuzz import seeds
 
-from fedward.common.audit.log import parse_entry
+from fedward.common.audit.entries import parse_entry
 from fedward.common.errors import FedwardError, LinkError
 from fedward.common.identity.certificates import read_certificates
 from fedward.common.identity.keys import PublicKey

@@ -22,7 +22,8 @@ from pydantic import Field, ValidationError
 from fedward.client.ledger.entries import Hash
 from fedward.client.policy import Policy
 from fedward.common.audit.chain import Head
-from fedward.common.audit.log import AuditLog, Signer, read_entries
+from fedward.common.audit.entries import read_entries
+from fedward.common.audit.log import AuditLog, Signer
 from fedward.common.audit.verify import verify_log
 from fedward.common.errors import PolicyError, StateError
 from fedward.common.identity.keys import PublicKey

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from fedward.common.audit.log import Entry
+from fedward.common.audit.entries import Entry
 
 KIND = "config"
 

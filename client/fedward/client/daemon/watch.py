@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from fedward.client.daemon.changes import KIND, Changes
 from fedward.client.daemon.record import Record
-from fedward.common.audit.log import Entry
+from fedward.common.audit.entries import Entry
 from fedward.common.errors import FedwardError
 
 _LOG = logging.getLogger(__name__)

@@ -4,7 +4,8 @@
 """
 
 from fedward.common.audit.chain import Head, canonical, empty, extend
-from fedward.common.audit.log import AuditLog, Entry, current_key, read_entries
+from fedward.common.audit.entries import Entry, current_key, read_entries
+from fedward.common.audit.log import AuditLog
 from fedward.common.audit.verify import Report, verify_log
 
 __all__ = [

@@ -19,30 +19,31 @@ removes the piece and records that it did.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from fedward.common.audit.chain import Head, canonical, empty, extend
+from fedward.common.audit.chain import Head, extend
+from fedward.common.audit.entries import (
+    BEGIN,
+    DOMAIN,
+    HINT,
+    KEY,
+    START,
+    TAKEN,
+    TORN,
+    Entry,
+    parse_entry,
+    read_entries,
+)
 from fedward.common.errors import StateError
 from fedward.common.files import output_error
 from fedward.common.identity.keys import PublicKey
-
-START = empty("audit log")
-DOMAIN = b"fedward audit entry v1\0"
-BEGIN = "log-begun"
-KEY = "log-key-changed"
-TAKEN = "log-key-taken"
-TORN = "log-torn-entry-removed"
-_HINT = "keep the file as evidence, run `log verify`, and move it away to begin a new one"
-
 
 Clock = Callable[[], datetime]
 
@@ -62,57 +63,6 @@ class Signer(Protocol):
     def sign(self, data: bytes) -> bytes:
         """A signature over `data`."""
         ...
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line.
-
-    Attributes:
-        seq: 1 for the first.
-        time: UTC, ISO 8601.
-        kind: what happened.
-        facts: about it; nothing private.
-        prev: hash of the entry before.
-        hash: of this one, see `chain.extend`.
-        signature: over `DOMAIN` and the hash, hexadecimal.
-    """
-
-    seq: int
-    time: str
-    kind: str
-    facts: dict[str, Any]
-    prev: str
-    hash: str
-    signature: str
-
-    @property
-    def line(self) -> bytes:
-        """As it is in the file, without the end of the line."""
-        return canonical(vars(self))
-
-    @property
-    def content(self) -> dict[str, Any]:
-        """What is chained."""
-        return {"time": self.time, "kind": self.kind, "facts": self.facts}
-
-
-def parse_entry(line: bytes) -> Entry:
-    """Read a line.
-
-    Raises:
-        ValueError: it is no entry, or not exactly as `Entry.line` would write it.
-    """
-    try:
-        value = json.loads(line)
-        entry = Entry(**value)
-        texts = (entry.time, entry.kind, entry.prev, entry.hash, entry.signature)
-        fits = type(entry.seq) is int and isinstance(entry.facts, dict)
-        if not fits or not all(isinstance(text, str) for text in texts) or entry.line != line:
-            raise ValueError("not canonical")
-    except (TypeError, RecursionError) as error:
-        raise ValueError("no entry") from error
-    return entry
 
 
 class AuditLog:
@@ -259,7 +209,7 @@ class AuditLog:
         """Read what other processes, or earlier ones, wrote."""
         size = os.fstat(self._file).st_size
         if size < self._size:
-            raise StateError("the audit log became shorter", hint=_HINT)
+            raise StateError("the audit log became shorter", hint=HINT)
         if size == self._size:
             return
         added = os.pread(self._file, size - self._size, self._size)
@@ -294,10 +244,10 @@ class AuditLog:
         try:
             entry = parse_entry(line)
         except ValueError as error:
-            raise StateError("the audit log has a line that is no entry", hint=_HINT) from error
+            raise StateError("the audit log has a line that is no entry", hint=HINT) from error
         after = extend(self._head, entry.content)
         if (entry.seq, entry.prev, entry.hash) != (after.length, self._head.hash, after.hash):
-            raise StateError("the audit log's chain is broken", hint=_HINT)
+            raise StateError("the audit log's chain is broken", hint=HINT)
         self._advance(after, entry)
 
     def _advance(self, head: Head, entry: Entry) -> None:
@@ -317,33 +267,3 @@ class AuditLog:
 
 def _key_facts(signer: Signer) -> dict[str, Any]:
     return {"key": signer.public.pem, "fingerprint": signer.public.fingerprint}
-
-
-def current_key(path: Path) -> str:
-    """Fingerprint of the key that signs a log's next entry; empty if it has none yet.
-
-    Raises:
-        StateError: the log cannot be read.
-    """
-    key = ""
-    for entry in read_entries(path):
-        if entry.kind in (BEGIN, KEY):
-            key = str(entry.facts.get("fingerprint"))
-    return key
-
-
-def read_entries(path: Path) -> Iterator[Entry]:
-    """All whole entries of a log, oldest first; nothing is checked but their form.
-
-    Raises:
-        StateError: the log is missing, or a line is no entry.
-    """
-    try:
-        with path.open("rb") as file:
-            for line in file:
-                if line.endswith(b"\n"):
-                    yield parse_entry(line[:-1])
-    except OSError as error:
-        raise StateError(f"cannot read {path.name}", hint="check the path") from error
-    except ValueError as error:
-        raise StateError("the audit log has a line that is no entry", hint=_HINT) from error

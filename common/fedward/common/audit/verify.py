@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fedward.common.audit.chain import Head, extend
-from fedward.common.audit.log import BEGIN, DOMAIN, KEY, START, Entry, parse_entry
+from fedward.common.audit.entries import BEGIN, DOMAIN, KEY, START, Entry, parse_entry
 from fedward.common.errors import IdentityError, StateError
 from fedward.common.identity.keys import PublicKey
 
