@@ -5,7 +5,14 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-from collections.abc import Iterator
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import tomllib
+import zipfile
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,7 +34,11 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp import strategy as flower
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedward.client.worker.flower_internals import NODE_ID, another_identity
+from fedward.client.worker.flower_internals import identify as identify_worker
 from fedward.common import records
+from fedward.server.arrays import ResidentArray
+from fedward.server.flower_app import FOLDER, SITES, STUDY
 from fedward.server.flower_internals import SERVER_NODE_ID, Run, identify, quieten
 from fedward.server.link.grid import GrpcGrid
 from fedward.server.replies import SelectedGrid
@@ -58,8 +69,38 @@ def test_the_version_is_the_one_that_was_read() -> None:
     assert metadata.version("flwr").split(".")[:2] == ["1", "41"]
 
 
-def test_there_is_something_to_check() -> None:
-    assert len(IMPORTS) > 20
+USED = {
+    "flwr.app": {
+        "Array",
+        "ArrayRecord",
+        "ConfigRecord",
+        "Context",
+        "Error",
+        "Message",
+        "MetricRecord",
+        "RecordDict",
+    },
+    "flwr.clientapp": {"ClientApp"},
+    "flwr.serverapp": {"Grid", "ServerApp", "strategy"},
+    # Not public. Each has a test of what we take it for below.
+    "flwr.supercore.run": {"Run"},
+    "flwr.supercore.task_identity": {"TaskIdentity"},
+}
+"""Everything of flwr that fedward uses; whoever adds to it adds a test of what it relies on."""
+
+
+def test_nothing_else_of_flwr_is_used() -> None:
+    found: dict[str, set[str]] = {}
+    for module, name, _ in IMPORTS:
+        found.setdefault(module, set()).add(name)
+    assert found == USED
+
+
+def test_an_import_of_flwr_inside_a_function_would_be_found() -> None:
+    assert any(path.name == "flower_node.py" for _, _, path in IMPORTS)
+    source = "def f():\n    from flwr.proto.node_pb2 import NodeInfo\n"
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+    assert [node.module for node in nodes] == ["flwr.proto.node_pb2"]
 
 
 @pytest.mark.parametrize(("module", "name"), sorted({(m, n) for m, n, _ in IMPORTS}))
@@ -95,6 +136,50 @@ def test_identity_is_read_when_a_message_is_made() -> None:
     identify(run_id=5)
     assert (TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id) == (5, 1, 0)
     assert question().metadata.src_node_id == SERVER_NODE_ID
+
+
+def in_another_thread(work: Callable[[], Any]) -> Any:
+    seen: list[Any] = []
+    thread = threading.Thread(target=lambda: seen.append(work()))
+    thread.start()
+    thread.join()
+    return seen[0]
+
+
+def test_each_run_of_a_server_has_its_identity_in_its_own_thread() -> None:
+    def other() -> int:
+        identify(run_id=9)
+        return question().metadata.run_id
+
+    identify(run_id=8)
+    assert in_another_thread(lambda: question().metadata.run_id) == 8
+    assert in_another_thread(other) == 9
+    assert question().metadata.run_id == 8
+
+
+def test_a_workers_identity_does_not_stay_where_flower_has_its_own() -> None:
+    """In a thread of its own: in this one the server's has been said, which goes before."""
+
+    def work() -> tuple[int, int]:
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 11, 12, 13
+        with another_identity():
+            identify_worker()
+            inside = question().metadata.src_node_id
+        return inside, question().metadata.src_node_id
+
+    assert in_another_thread(work) == (NODE_ID, 12)
+
+
+def test_what_a_carrier_sets_of_a_messages_metadata_is_kept_where_we_set_it() -> None:
+    message = question()
+    for name, value in {"message_id": "m", "run_id": 77, "src_node_id": 78}.items():
+        assert f"_{name}" in message.metadata.__dict__
+        message.metadata.__dict__[f"_{name}"] = value
+        assert getattr(message.metadata, name) == value
+    answer = Message(RecordDict(), reply_to=message)
+    assert answer.metadata.reply_to_message_id == "m"
+    assert answer.metadata.run_id == 77
+    assert answer.metadata.dst_node_id == 78
 
 
 def test_message_takes_what_we_give_it() -> None:
@@ -161,6 +246,66 @@ def test_arrays_are_read_without_pickle() -> None:
     array = Array("object", (1,), "numpy.ndarray", b"\x93NUMPY garbage")
     with pytest.raises(ValueError):  # noqa: PT011  (its words are numpy's)
         array.numpy()
+
+
+def test_a_record_keeps_the_arrays_it_is_given_one_by_one_and_copies_those_of_a_dictionary() -> (
+    None
+):
+    """The reason why our arrays are put into records item by item."""
+    array = ResidentArray(np.ones(3, np.float32))
+    record = ArrayRecord()
+    record["w"] = array
+    assert record["w"] is array
+    assert RecordDict({"arrays": record})["arrays"] is record
+    assert type(ArrayRecord({"w": array})["w"]) is Array
+
+
+def test_strategies_look_at_an_array_by_its_numpy_and_never_at_its_bytes() -> None:
+    class Mute(ResidentArray):
+        @property
+        def data(self) -> bytes:  # type: ignore[override]
+            raise AssertionError("somebody wanted bytes")
+
+    for algorithm in ALGORITHMS:
+        made = strategy(algorithm)
+        grid = SelectedGrid(LoopGrid(ClientApp(), {}), [2])
+        start = ArrayRecord()
+        start["w"] = Mute(np.zeros(2, np.float32))
+        made.configure_train(1, start, ConfigRecord(), grid)
+        content = reply(1.0).content
+        content.array_records[records.ARRAYS]["w"] = Mute(np.ones(2, np.float32))
+        answer = Message(content, dst_node_id=1, message_type="train")
+        arrays, _ = made.aggregate_train(1, [answer])
+        assert arrays is not None
+
+
+# --- bundle -------------------------------------------------------------------------------------
+
+BUNDLE = ROOT / "deploy" / "flower-app"
+
+
+def test_the_bundle_holds_no_code_and_names_apps_that_exist(tmp_path: Path) -> None:
+    folder = tmp_path / "fedward-app"
+    shutil.copytree(BUNDLE, folder)
+    flwr = Path(sys.executable).with_name("flwr")
+    home = {**os.environ, "FLWR_HOME": str(tmp_path / "home")}
+    build = [flwr, "build", "--app", folder]
+    subprocess.run(build, cwd=tmp_path, env=home, check=True, capture_output=True)
+    (bundle,) = tmp_path.glob("*.fab")
+    with zipfile.ZipFile(bundle) as archive:
+        names = set(archive.namelist())
+    assert names <= {"pyproject.toml", "README.md", ".info/CONTENT"}
+    config = tomllib.loads((BUNDLE / "pyproject.toml").read_text())
+    assert config["project"]["dependencies"] == []
+    components = config["tool"]["flwr"]["app"]["components"]
+    for name, kind in (("serverapp", ServerApp), ("clientapp", ClientApp)):
+        module, _, attribute = components[name].partition(":")
+        assert isinstance(getattr(importlib.import_module(module), attribute), kind)
+
+
+def test_the_bundles_settings_are_those_that_the_server_reads() -> None:
+    config = tomllib.loads((BUNDLE / "pyproject.toml").read_text())
+    assert set(config["tool"]["flwr"]["app"]["config"]) == {STUDY, FOLDER, SITES}
 
 
 # --- apps ---------------------------------------------------------------------------------------

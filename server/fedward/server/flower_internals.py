@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import threading
 
-from flwr.proto.node_pb2 import NodeInfo as NodeInfo
 from flwr.supercore.run import Run as Run
 from flwr.supercore.task_identity import TaskIdentity
 
