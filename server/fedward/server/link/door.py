@@ -15,6 +15,7 @@ from fedward.common.wire import kinds
 from fedward.common.wire.link_pb2 import Signed
 from fedward.common.wire.message import message_id, peek
 from fedward.common.wire.session import Session
+from fedward.server.link.knocks import Knocks
 from fedward.server.link.peers import Allowance, Peer, Peers, claimed
 from fedward.server.link.refusals import EndedError, Refusals, status_of, told
 from fedward.server.link.sessions import Sessions, SiteSession
@@ -31,22 +32,30 @@ class Door:
         peers: tells who is calling.
         allowance: counts their calls.
         refusals: notes refusals.
+        knocks: counts who comes.
         threads: where everything that waits for a disk or a database runs.
     """
 
     def __init__(
-        self, peers: Peers, allowance: Allowance, refusals: Refusals, threads: Executor
+        self,
+        peers: Peers,
+        allowance: Allowance,
+        refusals: Refusals,
+        knocks: Knocks,
+        threads: Executor,
     ) -> None:
         self.peers = peers
         self.sessions = Sessions()
         self._allowance = allowance
         self._refusals = refusals
+        self._knocks = knocks
         self._threads = threads
 
     @asynccontextmanager
     async def entered(self, context: Context) -> AsyncIterator[Peer]:
         """Admit a call; a refusal inside ends it with a status and its words."""
         name = ""
+        self._knocks.called(context.peer())
         try:
             peer = self.peers.admit(context)
             name = peer.name
@@ -55,7 +64,7 @@ class Door:
         except FedwardError as error:
             name = name or claimed(context)
             if not isinstance(error, EndedError):
-                self._refusals.note(str(error), peer=context.peer(), name=name)
+                self._note(error, peer=context.peer(), name=name)
             await context.abort(status_of(error), str(error))
 
     def session(self, peer: Peer, message: Signed) -> SiteSession:
@@ -69,8 +78,11 @@ class Door:
 
     def refuse(self, peer: Peer, wire: Session, question: Signed, error: FedwardError) -> Signed:
         """Note a refusal, and say it in a signed message."""
-        self._refusals.note(str(error), peer=peer.address, name=peer.name)
+        self._note(error, peer=peer.address, name=peer.name)
         return wire.small(kinds.REFUSAL, told(error), reply_to=message_id(question))
+
+    def _note(self, error: FedwardError, *, peer: str, name: str) -> None:
+        self._refusals.note(str(error), peer=peer, name=name, error=type(error).__name__)
 
     async def aside(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Call a function that waits, in a thread of its own."""

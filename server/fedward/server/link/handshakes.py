@@ -76,4 +76,4 @@ def _forward(source: int, target: int, refusals: Refusals) -> None:
                 with suppress(OSError):
                     os.write(target, line)
             else:
-                refusals.note(reason, peer="unknown", name="")
+                refusals.note(reason, peer="unknown", name="", error=IdentityError.__name__)

@@ -92,15 +92,16 @@ class Refusals:
         self._lock = threading.Lock()
         self._counts: dict[tuple[str, str, str], _Count] = {}
 
-    def note(self, reason: str, *, peer: str, name: str) -> None:
+    def note(self, reason: str, *, peer: str, name: str, error: str) -> None:
         """A peer was refused.
 
         Args:
             reason: one line; nothing private.
             peer: network address, as far as it is known.
             name: in the roster, as far as it is known.
+            error: name of the error's class.
         """
-        facts: Facts = {"reason": reason, "peer": peer, "name": name}
+        facts: Facts = {"reason": reason, "peer": peer, "name": name, "error": error}
         now = self._clock()
         with self._lock:
             due = self._due(now)

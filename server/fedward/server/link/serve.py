@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -29,6 +30,7 @@ from fedward.server.link.desk import Desk
 from fedward.server.link.door import Door
 from fedward.server.link.greeting import Greeting
 from fedward.server.link.health import Health
+from fedward.server.link.knocks import Knocks
 from fedward.server.link.mailbox import Mailbox
 from fedward.server.link.peers import Allowance, Limits, Peers
 from fedward.server.link.presence import Presence
@@ -97,7 +99,9 @@ class LinkServer:
         self._clerk = ThreadPoolExecutor(1, thread_name_prefix="refusals")
         self._refusals = Refusals(self._later(on_refusal))
         self._peers = Peers(settings.roster)
-        self._door = Door(self._peers, Allowance(settings.limits), self._refusals, self._threads)
+        self._knocks = Knocks(self._refusals)
+        allowance = Allowance(settings.limits)
+        self._door = Door(self._peers, allowance, self._refusals, self._knocks, self._threads)
         self._health = Health(self._door)
         beat = settings.heartbeat_s
         self._service = LinkService(
@@ -107,9 +111,10 @@ class LinkServer:
             Transfers(self._door, mailbox, silence_s=settings.silence_s),
             desk,
         )
-        self._credentials = self._configuration(settings.certificate_pem)
+        self._newer: deque[grpc.ServerCertificateConfiguration] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server: grpc.aio.Server | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._unsubscribe: Callable[[], None] = lambda: None
 
     def _later(self, on_refusal: OnRefusal) -> OnRefusal:
@@ -140,7 +145,7 @@ class LinkServer:
         add_LinkServicer_to_server(self._service, self._server)  # type: ignore[no-untyped-call]
         add_HealthServicer_to_server(self._health, self._server)
         credentials = grpc.dynamic_ssl_server_credentials(
-            self._credentials, lambda: self._credentials, True
+            self._configuration(settings.certificate_pem), self._newer_certificate, True
         )
         where = f"{settings.host}:{settings.port}"
         try:
@@ -151,12 +156,15 @@ class LinkServer:
             ) from error
         self._unsubscribe = self._mailbox.subscribe(self._something_for)
         await self._server.start()
+        self._watch = asyncio.create_task(self._knocks.watch())
         return int(port)
 
     async def stop(self) -> None:
         """End every connection and every thread."""
         self._health.serving = False
         self._unsubscribe()
+        if self._watch is not None:
+            self._watch.cancel()
         for session in self._door.sessions.everyone():
             session.end(EndedError("the server stops", hint="connect again in a while"))
         if self._server is not None:
@@ -167,7 +175,19 @@ class LinkServer:
 
     def use_certificate(self, certificate_pem: str) -> None:
         """Show another certificate for the same key from now on; connections that are open stay."""
-        self._credentials = self._configuration(certificate_pem)
+        self._newer.append(self._configuration(certificate_pem))
+
+    def _newer_certificate(self) -> grpc.ServerCertificateConfiguration | None:
+        """Asked at every handshake, in a thread of gRPC's; None if nothing changed.
+
+        Only a change may be told: gRPC (1.85) makes everything anew each time it is given one, and
+        does not keep other handshakes from what it throws away.
+        """
+        self._knocks.begun()
+        try:
+            return self._newer.popleft()
+        except IndexError:
+            return None
 
     def use_roster(self, roster: Roster) -> None:
         """Judge by another roster from now on; who is revoked in it is disconnected at once.
