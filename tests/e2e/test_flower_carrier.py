@@ -18,23 +18,19 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
+from tests.e2e.flower_world import STUDY, make_hospital
 
-from fedward.client.enrolment import make_site
 from fedward.client.home import SiteFolder
 from fedward.client.loading import load_cohort
 from fedward.client.site import Site
 from fedward.client.site_config import load_site_config
-from fedward.client.steward import Office, approve
 from fedward.client.worker.opening import randomness_for
 from fedward.client.workspace import Workspace
-from fedward.common.files import private_folder
-from fedward.common.study import Study, canonical_json, load_study, study_hash
+from fedward.common.study import Study, load_study
 from fedward.common.tensors import from_safetensors
 from fedward.server.checkpoints import NoCheckpoints
 from fedward.server.flower_app import Unwatched, build_server_app
@@ -44,84 +40,7 @@ from fedward.simulations.engines.loop import run_in_loop
 BIN = Path(sys.executable).parent
 BUNDLE = Path(__file__).resolve().parents[2] / "deploy" / "flower-app"
 LIMIT_S = 480.0
-PATIENTS = 60
 NAMES = ("east", "north", "west")
-
-STUDY = """
-[study]
-name = "carried"
-title = "Over another carrier"
-purpose = "Test"
-contact = "nobody@example.org"
-[task]
-kind = "binary"
-target = "ill"
-labels = ["no", "yes"]
-[data]
-modality = "tabular"
-[[data.features]]
-name = "x0"
-min = -4.0
-max = 4.0
-[[data.features]]
-name = "x1"
-min = -4.0
-max = 4.0
-[model]
-name = "mlp"
-hidden = [4]
-[training]
-rounds = 2
-local_epochs = 2
-batch_size = 8
-learning_rate = 0.5
-[algorithm]
-name = "fedavgm"
-[privacy]
-mode = "none"
-[aggregation]
-weights = "size"
-min_sites = 2
-deadline_s = 120.0
-"""
-
-SITE = """
-[site]
-name = "{name}"
-[source]
-kind = "csv"
-path = "patients.csv"
-[patients]
-column = "patient"
-"""
-
-POLICY = """
-require_dp = false
-approvers = ["Dr Example"]
-"""
-
-
-def make_hospital(folder: Path, name: str, study: Study, *, approved: bool = True) -> SiteFolder:
-    home = make_site(folder / name, name)
-    draw = np.random.default_rng([7, *name.encode()])
-    x0, x1 = (np.clip(draw.normal(size=PATIENTS), -4, 4) for _ in range(2))
-    table = {
-        "patient": [f"{name}-{index}" for index in range(PATIENTS)],
-        "x0": x0,
-        "x1": x1,
-        "ill": np.where(x0 - x1 + draw.normal(size=PATIENTS) > 0, "yes", "no"),
-    }
-    pl.DataFrame(table).write_csv(home.path / "patients.csv")
-    home.site_file.write_text(SITE.format(name=name))
-    home.policy_file.write_text(POLICY)
-    private_folder(home.studies)
-    offer = {"content": {"document": canonical_json(study)}}
-    (home.studies / f"{study_hash(study)}.json").write_text(json.dumps(offer))
-    if approved:
-        office = Office.open(home.path)
-        now = datetime(2026, 1, 5, 12)  # noqa: DTZ001  (local time)
-        approve(office, study, home.load_key(), by="Dr Example", reason="A test", now=now)
-    return home
 
 
 def in_loop(study: Study, homes: list[SiteFolder]) -> Outcome:
