@@ -75,7 +75,7 @@ class Desk:
         decisions: Decisions,
         witness: Witness,
         record: Record,
-        shown: Callable[[Mapping[str, Mapping[str, str]]], None],
+        shown: Callable[[Mapping[str, Mapping[str, str]]], Awaitable[None]],
     ) -> None:
         self._ask = ask
         self._roster = roster
@@ -146,7 +146,7 @@ class Desk:
         for entry in offered if isinstance(offered, list) else []:
             if isinstance(entry, dict):
                 self._take(entry, found)
-        self._shown(found)
+        await self._shown(found)
         return found
 
     def _take(self, entry: Mapping[str, Any], found: dict[str, dict[str, str]]) -> None:

@@ -48,8 +48,6 @@ from fedward.common.notify import Notifier
 _LOG = logging.getLogger(__name__)
 _STOP_S = 8.0
 """How long the end may take; systemd is patient for longer."""
-_FINISHED = "released"
-"""State of a study of which no round will ever be asked again."""
 
 
 class Service:
@@ -181,12 +179,19 @@ class Service:
         self._daemon.halted = None
         self._record.note("connect", server=server)
 
-    def _offered(self, told: Mapping[str, Mapping[str, str]]) -> None:
+    async def _offered(self, told: Mapping[str, Mapping[str, str]]) -> None:
         self._watch.offered()
         self._status.update(studies={name: dict(about) for name, about in told.items()})
-        for study, run in self._account.open_runs():
-            if told.get(study, {}).get("state") == _FINISHED:
-                self._account.end_run(study, run, _FINISHED)
+        over = [
+            (study, run)
+            for study, run in self._account.open_runs()
+            # The server offers what can still go on, and names its latest run.
+            if study not in told or told[study]["run"] not in ("", run)
+        ]
+        for study, run in over:
+            self._account.end_run(study, run, "over")
+        if over:
+            await self._pool.end_all_idle()
 
     async def _moved(self, states: Mapping[str, str], moved: frozenset[str]) -> None:
         for study in moved:

@@ -1,0 +1,375 @@
+"""What the daemon does beside tasks: offers, decisions, ledgers' ends, changed files, its lock."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedward.client.daemon.account import Account
+from fedward.client.daemon.changes import Changes, recorded
+from fedward.client.daemon.desk import Decided, Desk
+from fedward.client.daemon.lock import held, is_held
+from fedward.client.daemon.record import Record
+from fedward.client.daemon.status import Status, read_status
+from fedward.client.daemon.watch import Watch, stood
+from fedward.client.daemon.witness import Witness
+from fedward.client.ledger import Ledger, Members, Totals
+from fedward.client.ledger.account import Caps
+from fedward.client.offers import kept_offers, kept_study, read_offer
+from fedward.client.outbox import Outbox, write_durably
+from fedward.common.audit import AuditLog
+from fedward.common.errors import IdentityError, LinkError, StateError, StudyError
+from fedward.common.identity import PrivateKey
+from fedward.common.statements import COUNTERSIGNATURE, LEDGER_HEAD, OFFER, read_statement, state
+from fedward.common.study import canonical_json, study_hash
+from fedward.common.wire import kinds
+from fedward.common.wire.body import Content
+from fedward.simulations.fake_hospital import Consortium
+from fedward.simulations.fakes import small_study
+
+STUDY = small_study()
+NAME = study_hash(STUDY)
+
+
+@pytest.fixture
+def consortium() -> Consortium:
+    return Consortium.make("north", "south")
+
+
+# Offers.
+
+
+def test_an_offer_is_read_as_it_was_signed(consortium: Consortium) -> None:
+    offer = read_offer(consortium.offer(STUDY), consortium.roster())
+    assert (offer.hash, offer.signer) == (NAME, "coordinator")
+    assert study_hash(offer.study) == NAME
+
+
+def test_an_offer_by_a_site_or_a_stranger_is_refused(consortium: Consortium) -> None:
+    content = {"study": NAME, "document": canonical_json(STUDY), "consortium": "E", "at_ms": 1}
+    for signer, key in (
+        ("north", consortium.sites["north"]),
+        ("nobody", consortium.sites["north"]),
+        ("coordinator", consortium.sites["north"]),
+    ):
+        with pytest.raises(IdentityError):
+            read_offer(state(OFFER, signer, content, key), consortium.roster())
+
+
+def test_an_offer_of_another_study_than_it_names_is_refused(consortium: Consortium) -> None:
+    other = canonical_json(small_study(training={"rounds": 9}))
+    for document in (other, "{}", "nonsense"):
+        content = {"study": NAME, "document": document, "consortium": "E", "at_ms": 1}
+        statement = state(OFFER, "coordinator", content, consortium.coordinator)
+        with pytest.raises(StudyError):
+            read_offer(statement, consortium.roster())
+
+
+@pytest.mark.parametrize("name", ["../../secret", "", "0" * 63, "Z" * 64])
+def test_a_study_whose_name_is_no_hash_is_not_looked_for(name: str, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="no hash"):
+        kept_study(tmp_path, name)
+
+
+# The desk.
+
+
+class Server:
+    """Says what it has on record, and keeps what it is told."""
+
+    def __init__(self, consortium: Consortium) -> None:
+        self.offers: list[dict[str, Any]] = [
+            {"offer": consortium.offer(STUDY).decode(), "state": "offered", "choice": None}
+        ]
+        self.decisions: list[str] = []
+        self.refuses = False
+
+    async def ask(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
+        if self.refuses:
+            raise LinkError("no", hint="x")
+        if kind == kinds.STUDIES:
+            return {"studies": self.offers}
+        if kind == kinds.DECIDE:
+            self.decisions.append(body["decision"])
+            return {}
+        raise AssertionError(kind)
+
+
+class Stewards:
+    choice = ""
+
+    def decided(self) -> Mapping[str, Decided]:
+        return {NAME: Decided(self.choice, f"signed {self.choice}")} if self.choice else {}
+
+
+class NoWitness:
+    has_news = False
+
+
+def desk_of(consortium: Consortium, server: Server, folder: Path, log: AuditLog) -> Desk:
+    async def shown(_told: Mapping[str, Mapping[str, str]]) -> None:
+        return
+
+    return Desk(
+        server.ask,
+        roster=consortium.roster,
+        studies=folder,
+        decisions=Stewards(),
+        witness=NoWitness(),  # type: ignore[arg-type]
+        record=Record(log),
+        shown=shown,
+    )
+
+
+def test_offers_are_fetched_once_and_put_on_record(consortium: Consortium, tmp_path: Path) -> None:
+    studies = tmp_path / "studies"
+    studies.mkdir()
+    server = Server(consortium)
+    server.offers.append({"offer": "nonsense"})
+    with AuditLog.open(tmp_path / "audit.log", consortium.sites["north"]) as log:
+        desk = desk_of(consortium, server, studies, log)
+        for _ in range(2):
+            assert asyncio.run(desk.once())
+        assert [e.facts["study"] for e in log.entries() if e.kind == "offer"] == [NAME]
+    assert kept_offers(studies) == (NAME,)
+
+
+def test_a_decision_is_told_until_the_server_has_it(
+    consortium: Consortium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server(consortium)
+    with AuditLog.open(tmp_path / "audit.log", consortium.sites["north"]) as log:
+        desk = desk_of(consortium, server, tmp_path, log)
+        assert asyncio.run(desk.once())
+        assert server.decisions == []
+        monkeypatch.setattr(Stewards, "choice", "approve")
+        server.refuses = True
+        assert not asyncio.run(desk.once())
+        server.refuses = False
+        assert asyncio.run(desk.once())
+        assert asyncio.run(desk.once())
+        assert server.decisions == ["signed approve", "signed approve"]
+        server.offers[0]["choice"] = "approve"
+        assert asyncio.run(desk.once())
+        assert len(server.decisions) == 2
+        monkeypatch.setattr(Stewards, "choice", "withdraw")
+        assert asyncio.run(desk.once())
+        assert server.decisions[-1] == "signed withdraw"
+
+
+# Witnessing.
+
+
+def spend(path: Path, run: str) -> None:
+    members = Members("", "patient", frozenset({b"a"}), frozenset())
+    with Ledger(path) as ledger:
+        cohort = ledger.add_cohort(members)
+        caps = Caps(8.0, 8.0, 1e-5)
+        ledger.admit(
+            NAME, run, cohort, plan="0" * 64, totals=Totals(), caps=caps, code="0", private=False
+        )
+
+
+def witness(folder: Path, consortium: Consortium, log: AuditLog, account: Account) -> Witness:
+    key = consortium.sites["north"]
+    return Witness(
+        "north", key, account=account, record=Record(log), seen=folder / "witnessed.json"
+    )
+
+
+def head_of_south(consortium: Consortium, length: int, digit: str) -> str:
+    content = {"length": length, "hash": digit * 64}
+    return state(LEDGER_HEAD, "south", content, consortium.sites["south"]).decode()
+
+
+def test_ends_of_ledgers_are_stated_signed_and_kept(consortium: Consortium, tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    spend(path, "run-1")
+    asked: list[dict[str, Any]] = []
+    answers: list[dict[str, Any]] = [{}]
+
+    async def ask(body: dict[str, Any]) -> dict[str, Any]:
+        asked.append(body)
+        return answers[-1]
+
+    with AuditLog.open(tmp_path / "audit.log", consortium.sites["north"]) as log:
+        account = Account(path)
+        one = witness(tmp_path, consortium, log, account)
+        own = account.head
+        south = {"site": "north", **own.to_dict()}
+        under = state(COUNTERSIGNATURE, "south", south, consortium.sites["south"]).decode()
+        answers.append(
+            {"heads": [head_of_south(consortium, 4, "a"), "nonsense"], "signatures": [under]}
+        )
+        asyncio.run(one.exchange(ask, consortium.roster()))
+        said = read_statement(
+            asked[0]["ledger"].encode(), LEDGER_HEAD, "north", consortium.sites["north"].public
+        )
+        assert said == own.to_dict()
+        signed = read_statement(
+            asked[1]["signed"][0].encode(),
+            COUNTERSIGNATURE,
+            "north",
+            consortium.sites["north"].public,
+        )
+        assert signed == {"site": "south", "length": 4, "hash": "a" * 64}
+        # That its own end was signed made the ledger longer, which is no news to be signed.
+        assert account.head.length == own.length + 1
+        assert not one.has_news
+        # A ledger that went back is not signed, also after a restart; a longer one is.
+        for length, digit, signs in ((3, "b", False), (4, "c", False), (5, "d", True)):
+            again = witness(tmp_path, consortium, log, account)
+            answers.append({"heads": [head_of_south(consortium, length, digit)]})
+            asked.clear()
+            asyncio.run(again.exchange(ask, consortium.roster()))
+            assert (len(asked) == 2) == signs
+        assert sum(entry.kind == "witness-refused" for entry in log.entries()) == 2
+        account.close()
+
+
+def test_an_older_ledger_that_is_put_back_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    spend(path, "run-1")
+    older = path.read_bytes()
+    spend(path, "run-2")
+    account = Account(path)
+    seen = account.head.to_dict()
+    account.check(seen, "the server")
+    account.check(None, "the server")
+    account.close()
+    path.write_bytes(older)
+    account = Account(path)
+    with pytest.raises(StateError, match="older than what the server has seen"):
+        account.check(seen, "the server")
+    spend(path, "run-2")
+    with pytest.raises(StateError):  # as long as the other, but another one
+        account.check(seen, "the server")
+    account.close()
+
+
+# Files that change.
+
+
+def test_changes_are_noticed_also_those_while_nobody_looked(tmp_path: Path) -> None:
+    policy, site = tmp_path / "policy.toml", tmp_path / "site.toml"
+    policy.write_text("a = 1")
+    key = PrivateKey.generate()
+    moved: list[frozenset[str]] = []
+    states = {NAME: "waiting"}
+
+    async def on_moved(_states: Mapping[str, str], names: frozenset[str]) -> None:
+        moved.append(names)
+
+    changed: list[frozenset[str]] = []
+
+    async def on_changed(names: frozenset[str]) -> None:
+        changed.append(names)
+
+    def watch(log: AuditLog) -> Watch:
+        entries = list(log.entries())
+        return Watch(
+            Changes((policy, site), recorded(entries)),
+            states=lambda: dict(states),
+            record=Record(log),
+            before=stood(entries),
+            moved=on_moved,
+            changed=on_changed,
+        )
+
+    with AuditLog.open(tmp_path / "audit.log", key) as log:
+        looking = watch(log)
+        asyncio.run(looking.look())
+        asyncio.run(looking.look())
+        site.write_text("b = 1")
+        states[NAME] = "approved"
+        asyncio.run(looking.look())
+        policy.write_text("a = 22")  # while nobody looks
+        asyncio.run(watch(log).look())
+        asyncio.run(watch(log).look())
+        files = [e.facts["file"] for e in log.entries() if e.kind == "config"]
+        stands = [e.facts["state"] for e in log.entries() if e.kind == "study"]
+    assert files == ["policy.toml", "site.toml", "site.toml", "policy.toml"]
+    assert stands == ["waiting", "approved"]
+    assert moved[:2] == [frozenset({NAME}), frozenset({NAME})]
+    assert not any(moved[2:])
+
+
+# Lock and status.
+
+_HOLD = """
+import sys, pathlib
+from fedward.client.daemon.lock import held
+with held(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_daemons_cannot_have_one_folder(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    assert not is_held(lock)
+    command = [sys.executable, "-c", _HOLD, str(lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        assert is_held(lock)
+        with pytest.raises(StateError, match="already runs"), held(lock):
+            pass
+        other.kill()
+        other.wait()
+    assert not is_held(lock)
+    with held(lock):
+        assert is_held(lock)
+
+
+def test_the_status_is_written_when_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "status.json"
+    assert read_status(path) == {}
+    status = Status(path, site="north", pid=7)
+    status.update(link="connected")
+    assert read_status(path)["link"] == "connected"
+    path.unlink()
+    status.update(link="connected")  # no news
+    assert not path.exists()
+    path.write_text("{")
+    assert read_status(path) == {}
+    Status(tmp_path / "missing" / "s", site="north", pid=7).update(link="x")  # is no end
+
+
+# The outbox.
+
+
+def test_replies_of_rounds_that_are_over_go_when_a_later_one_arrived(tmp_path: Path) -> None:
+    outbox, keys = Outbox(tmp_path / "outbox"), ["a" * 64, "b" * 64, "c" * 64]
+    for number, key in enumerate(keys[:2], start=1):
+        work = outbox.work("run-1", number, key)
+        write_durably(work, Content({"n": number}))
+        outbox.release(work)
+    assert outbox.last_round("run-1") == 2
+    assert outbox.find("run-1", keys[0]) is not None
+    assert outbox.receipt(keys[0]) is None or outbox.find("run-1", keys[1])
+    outbox.receipt(keys[1])
+    assert outbox.find("run-1", keys[0]) is None
+    assert outbox.find("run-1", keys[1]) is not None
+    refusal = outbox.refuse(outbox.work("run-1", 3, keys[2]), Content({"error-code": 8}))
+    assert outbox.last_round("run-1") == 2
+    assert outbox.find("run-1", keys[2]) == refusal
+    outbox.receipt(keys[2])
+    assert outbox.find("run-1", keys[2]) is None
+    outbox.forget("run-1")
+    assert outbox.last_round("run-1") == 0
+
+
+@pytest.mark.parametrize(("run", "key"), [("../x", "a" * 64), ("run", "../x"), ("run", "A" * 64)])
+def test_names_that_are_paths_are_refused(run: str, key: str, tmp_path: Path) -> None:
+    with pytest.raises(LinkError):
+        Outbox(tmp_path).work(run, 1, key)
+    assert Outbox(tmp_path).find(run, key) is None
+    assert json.dumps([p.name for p in tmp_path.iterdir()]) == "[]"
