@@ -39,11 +39,11 @@ def test_the_same_refusal_is_written_once_and_then_counted() -> None:
     now, noted = [0.0], list[Facts]()
     refusals = Refusals(noted.append, clock=lambda: now[0])
     for port in range(1000):
-        refusals.note("bad", peer=f"ipv4:10.0.0.1:{port}", name="north")
-    refusals.note("bad", peer="ipv4:10.0.0.2:1", name="north")
+        refusals.note("bad", peer=f"ipv4:10.0.0.1:{port}", name="north", error="LinkError")
+    refusals.note("bad", peer="ipv4:10.0.0.2:1", name="north", error="LinkError")
     assert [facts["peer"] for facts in noted] == ["ipv4:10.0.0.1:0", "ipv4:10.0.0.2:1"]
     now[0] += 11
-    refusals.note("other", peer="ipv4:10.0.0.3:1", name="")
+    refusals.note("other", peer="ipv4:10.0.0.3:1", name="", error="LinkError")
     assert noted[2]["times"] == 999
     assert noted[2]["reason"] == "bad"
     assert noted[3]["reason"] == "other"

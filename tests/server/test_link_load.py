@@ -23,7 +23,7 @@ HALF_OPEN = 10_000
 
 
 def test_200_idle_sites_cost_little(
-    tmp_path: Path, record_property: Callable[[str, object], None]
+    tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     names = tuple(f"site-{number}" for number in range(IDLE_SITES))
     consortium = Consortium(sites=names)
@@ -62,8 +62,8 @@ def test_200_idle_sites_cost_little(
 
     with process(consortium, tmp_path) as server:
         share, memory_mb = asyncio.run(main(server))
-    record_property("cpu_percent", round(100 * share, 2))
-    record_property("memory_mb", round(memory_mb))
+    record_testsuite_property("cpu_percent", round(100 * share, 2))
+    record_testsuite_property("memory_mb", round(memory_mb))
     assert share < 0.05
     assert memory_mb < 400
 
@@ -80,7 +80,7 @@ sys.stdin.read()
 
 
 def test_10_000_half_open_connections_end_and_others_get_through(
-    tmp_path: Path, record_property: Callable[[str, object], None]
+    tmp_path: Path, record_testsuite_property: Callable[[str, object], None]
 ) -> None:
     consortium = Consortium()
 
@@ -119,10 +119,10 @@ def test_10_000_half_open_connections_end_and_others_get_through(
         finally:
             for one in attackers:
                 one.communicate()
-    record_property("files", most)
-    record_property("memory_mb", round(peak_mb))
-    record_property("served_s", round(served_s, 2))
-    record_property("ended_s", round(ended_s, 1))
+    record_testsuite_property("files", most)
+    record_testsuite_property("memory_mb", round(peak_mb))
+    record_testsuite_property("served_s", round(served_s, 2))
+    record_testsuite_property("ended_s", round(ended_s, 1))
     assert peak_mb < 900
     refused = (tmp_path / "refusals").read_text()
     assert "connections came and never said who they are" in refused

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
+from fedward.common.errors import IdentityError
 from fedward.server.link.refusals import Refusals
 
 _STDERR = 2

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections import OrderedDict
 
-from fedward.server.link.refusals import Refusals
+from fedward.server.link.refusals import Refusals, SilenceError
 
 WINDOW_S = 15.0
 """How long a connection may take to its first call before it counts; longer than a handshake."""
@@ -52,7 +52,7 @@ class Knocks:
             self._before, self._begun = self._begun, 0
         if silent >= TELLING:
             reason = f"{silent} connections came and never said who they are"
-            self._refusals.note(reason, peer="unknown", name="")
+            self._refusals.note(reason, peer="unknown", name="", error=SilenceError.__name__)
 
     async def watch(self) -> None:
         """Look again and again, until cancelled."""

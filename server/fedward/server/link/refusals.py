@@ -92,7 +92,7 @@ class Refusals:
         self._lock = threading.Lock()
         self._counts: dict[tuple[str, str, str], _Count] = {}
 
-    def note(self, reason: str, *, peer: str, name: str, error: str) -> None:
+    def note(self, reason: str, *, peer: str, name: str, error: str = LinkError.__name__) -> None:
         """A peer was refused.
 
         Args:

@@ -104,11 +104,12 @@ class LinkServer:
         self._door = Door(self._peers, allowance, self._refusals, self._knocks, self._threads)
         self._health = Health(self._door)
         beat = settings.heartbeat_s
+        self._transfers = Transfers(self._door, mailbox, silence_s=settings.silence_s)
         self._service = LinkService(
             self._door,
             Greeting(settings.name, settings.key, self._door, desk, heartbeat_s=beat),
             Attendance(self._door, mailbox, presence, desk, heartbeat_s=beat),
-            Transfers(self._door, mailbox, silence_s=settings.silence_s),
+            self._transfers,
             desk,
         )
         self._newer: deque[grpc.ServerCertificateConfiguration] = deque()
@@ -132,6 +133,11 @@ class LinkServer:
         """Where refusals are noted; for `handshakes.listening`."""
         return self._refusals
 
+    @property
+    def moved(self) -> tuple[int, int]:
+        """Bytes of bodies that came in, and that went out."""
+        return self._transfers.received, self._transfers.sent
+
     async def start(self) -> int:
         """Listen; gives the port.
 
@@ -145,7 +151,9 @@ class LinkServer:
         add_LinkServicer_to_server(self._service, self._server)  # type: ignore[no-untyped-call]
         add_HealthServicer_to_server(self._health, self._server)
         credentials = grpc.dynamic_ssl_server_credentials(
-            self._configuration(settings.certificate_pem), self._newer_certificate, True
+            self._configuration(settings.certificate_pem),
+            self._newer_certificate,  # type: ignore[arg-type]  # may give None, the stubs do not know
+            True,
         )
         where = f"{settings.host}:{settings.port}"
         try:

@@ -41,6 +41,10 @@ class Transfers:
         self._mailbox = mailbox
         self._silence_s = silence_s
         self._receiving: dict[str, asyncio.Task[Any]] = {}
+        self.received = 0
+        """Bytes of replies that came in, since the service began."""
+        self.sent = 0
+        """Bytes of tasks that went out."""
 
     # --- from us ----------------------------------------------------------------------------------
 
@@ -65,6 +69,7 @@ class Transfers:
                 self._door.peers.check(peer)
                 await self._soon(context.write(Chunk(offset=position, data=data)))
                 position += len(data)
+                self.sent += len(data)
         finally:
             os.close(file)
 
@@ -169,6 +174,7 @@ class Transfers:
             if self._mailbox.find(task.key) is None:
                 raise StateError(f"{task.work} is closed", hint="wait for the next task")
             incoming.write(part.chunk.offset, part.chunk.data)
+            self.received += len(part.chunk.data)
 
     def _task(self, session: SiteSession, header: Header) -> Task:
         """The task that a reply answers.
