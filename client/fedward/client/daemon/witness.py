@@ -67,8 +67,10 @@ class Witness:
         Raises:
             FedwardError: the server refuses, or does not answer.
         """
-        spent = self._account.spent
-        said = state(LEDGER_HEAD, self._site, self._account.head.to_dict(), self._key).decode()
+        spent, head = self._account.spent, self._account.head
+        # What was stated once, the server expects in every greeting from then on.
+        self._record.ledger_at(head)
+        said = state(LEDGER_HEAD, self._site, head.to_dict(), self._key).decode()
         answer = await ask({"ledger": said, "signed": self._to_send})
         self._stated, self._to_send = spent, []
         for text in _texts(answer.get("signatures")):
