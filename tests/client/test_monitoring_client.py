@@ -23,7 +23,8 @@ def test_figures(tmp_path: Path) -> None:
     metrics.connected(False)
     assert value(metrics, "connected") == 0
     metrics.round_trained()
-    metrics.worker_restarted()
+    metrics.worker_restarts(1)
+    metrics.worker_restarts(1)
     assert value(metrics, "rounds_trained_total") == 1
     assert value(metrics, "worker_restarts_total") == 1
     free = value(metrics, "disk_free_bytes")
@@ -36,6 +37,7 @@ def test_figures(tmp_path: Path) -> None:
 
 def test_epsilon_is_shown_only_where_the_site_wants_it(tmp_path: Path) -> None:
     open_, closed = ClientMetrics(tmp_path, show_epsilon=True), ClientMetrics(tmp_path)
+    assert (open_.shows_epsilon, closed.shows_epsilon) == (True, False)
     for metrics in (open_, closed):
         metrics.epsilon_spent({"heart": 1.5, "lung": 0.5})
         metrics.epsilon_spent({"heart": 2.0})

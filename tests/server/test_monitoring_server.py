@@ -25,8 +25,9 @@ def value(metrics: ServerMetrics, name: str, /, **labels: str) -> float | None:
 def test_rounds(metrics: ServerMetrics) -> None:
     metrics.round_done(2.0)
     metrics.round_done(20.0)
+    metrics.round_done(None)
     metrics.round_failed()
-    assert value(metrics, "rounds_total") == 2
+    assert value(metrics, "rounds_total") == 3
     assert value(metrics, "rounds_failed_total") == 1
     assert value(metrics, "round_seconds_sum") == 22.0
     assert value(metrics, "round_seconds_bucket", le="3.0") == 1
@@ -52,20 +53,20 @@ def test_runs(metrics: ServerMetrics) -> None:
 
 def test_refusals_are_counted_by_class(metrics: ServerMetrics) -> None:
     metrics.refused(LinkError("x", hint="y"))
-    metrics.refused("LinkError")
+    metrics.refused("LinkError", times=3)
     metrics.refused(IdentityError("x", hint="y"))
     for stranger in ("site=evil", "ValueError", ""):
         metrics.refused(stranger)
-    assert value(metrics, "refusals_total", reason="LinkError") == 2
+    assert value(metrics, "refusals_total", reason="LinkError") == 4
     assert value(metrics, "refusals_total", reason="IdentityError") == 1
     assert value(metrics, "refusals_total", reason="other") == 3
     assert b"evil" not in generate_latest(metrics.registry)
 
 
 def test_bytes_and_certificates(metrics: ServerMetrics) -> None:
-    metrics.received(10)
-    metrics.sent(3)
-    metrics.sent(4)
+    metrics.moved(10, 3)
+    metrics.moved(10, 7)
+    metrics.moved(0, 0)  # somebody began to count anew: nothing is taken back
     assert value(metrics, "bytes_total", direction="in") == 10
     assert value(metrics, "bytes_total", direction="out") == 7
     metrics.certificate("server", datetime.fromtimestamp(4600, UTC))

@@ -53,9 +53,14 @@ class ClientMetrics(Figures):
         """A round's reply is durable."""
         self._rounds.inc()
 
-    def worker_restarted(self) -> None:
-        """A training process ended early and was started again."""
-        self._restarts.inc()
+    def worker_restarts(self, total: int) -> None:
+        """How many training processes have ended early since this service began."""
+        self.advance(self._restarts, total)
+
+    @property
+    def shows_epsilon(self) -> bool:
+        """Whether `epsilon_spent` is shown."""
+        return self._epsilon is not None
 
     def epsilon_spent(self, spent: Mapping[str, float]) -> None:
         """What the studies have spent by now; ignored unless the settings ask for it."""

@@ -112,8 +112,9 @@ def fits(text: str, parts: tuple[str, ...]) -> bool:
 def _strings(name: str) -> Iterator[tuple[str, ...]]:
     """Every string in a module's source, cut at its gaps."""
     loader = getattr(getattr(sys.modules.get(name), "__spec__", None), "loader", None)
+    get_source = getattr(loader, "get_source", None)
     try:
-        source = loader.get_source(name) if hasattr(loader, "get_source") else None
+        source = None if get_source is None else get_source(name)
     except (OSError, ImportError):
         return
     for node in ast.walk(ast.parse(source or "")):

@@ -47,10 +47,11 @@ class ServerMetrics(Figures):
         """How many runs are in which state."""
         self.fill(self._runs, states)
 
-    def round_done(self, seconds: float) -> None:
-        """A round was completed and checkpointed."""
+    def round_done(self, seconds: float | None) -> None:
+        """A round was completed and checkpointed; None if it is not known when it began."""
         self._rounds.inc()
-        self._seconds.observe(seconds)
+        if seconds is not None:
+            self._seconds.observe(seconds)
 
     def round_failed(self) -> None:
         """A round was given up: too few sites, or its model could not be used."""

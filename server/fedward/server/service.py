@@ -22,7 +22,7 @@ from fedward.common.errors import FedwardError
 from fedward.common.files import read_bytes
 from fedward.common.identity import Identity
 from fedward.common.monitoring.endpoint import Endpoint
-from fedward.common.monitoring.health import Health
+from fedward.common.monitoring.health import Health, disk_room, not_expired
 from fedward.common.notify import Notifier
 from fedward.server.authority import Registrar
 from fedward.server.carrier import LinkCarrier
@@ -233,7 +233,14 @@ class Service:
         def conductor() -> str | None:
             return None if self._conductor.alive else "the conductor ended"
 
-        return Health({"registry": registry, "conductor": conductor})
+        return Health(
+            {
+                "registry": registry,
+                "conductor": conductor,
+                "disk": disk_room(self._folder.path),
+                "certificate": not_expired(lambda: self._identity.certificate.not_after),
+            }
+        )
 
     # --- what happens -----------------------------------------------------------------------------
 
@@ -242,15 +249,14 @@ class Service:
             self._link.studies_changed()
 
     def _refused(self, facts: dict[str, object]) -> None:
-        self._metrics.refused(str(facts.get("kind", "")))
+        self._metrics.refused(str(facts["error"]), times=int(str(facts.get("times", 1))))
         self._audit.append("refusal", **facts)
 
     def _round_done(self, run: str, _number: int) -> None:
         now = time.monotonic()
         before = self._last_round.get(run)
         self._last_round[run] = now
-        if before is not None:
-            self._metrics.round_done(now - before)
+        self._metrics.round_done(None if before is None else now - before)
 
     def _look(self, status: StatusFile) -> bool:
         """Write how it is; take up a new certificate. True if the server's key is another."""
@@ -259,6 +265,7 @@ class Service:
             active = self._conductor.active_sites
             there = self._presence.snapshot()
             self._metrics.sites({a.site for a in there if a.connected}, active)
+            self._metrics.moved(*self._link.moved)
             self._metrics.runs({s.value: sum(r.state is s for r in runs) for s in State})
             status.write(
                 roster=self._roster.current.version,

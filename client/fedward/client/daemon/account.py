@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from fedward.client.ledger import Ledger
+from fedward.client.ledger.account import GROUPS
 from fedward.client.ledger.store import START
 from fedward.common.audit.chain import Head
 from fedward.common.errors import StateError
+from fedward.common.privacy.accounting import epsilon
+
+_SHOWN = 12
+"""Characters of a study's hash that name it among figures."""
 
 
 class Account:
@@ -57,6 +62,20 @@ class Account:
         with self._lock:
             book = self._ledger.book
             return self._ledger.head.length - len(book.witnesses)
+
+    def epsilon(self, delta: float) -> dict[str, float]:
+        """What each study has spent, by the first characters of its hash: of its dearest run.
+
+        It takes seconds, and needs nobody to wait meanwhile.
+        """
+        with self._lock:
+            runs = [run for run in self._ledger.book.runs.values() if run.private]
+        spent: dict[str, float] = {}
+        for run in runs:
+            name = run.study[:_SHOWN]
+            costs = (epsilon(run.paid(group), delta) for group in GROUPS)
+            spent[name] = max(spent.get(name, 0.0), *costs)
+        return spent
 
     def paid(self, study: str, run: str, number: int, group: str, reply: str) -> bool:
         """Whether the ledger was charged for that round of that group, and for this very reply."""

@@ -26,6 +26,7 @@ from fedward.client.daemon.parts import link_settings, pool, watched
 from fedward.client.daemon.record import Record
 from fedward.client.daemon.rules import SiteRules
 from fedward.client.daemon.seams import Place, Signals
+from fedward.client.daemon.shown import Shown
 from fedward.client.daemon.status import Status
 from fedward.client.daemon.watch import LOOK_S, Watch, stood
 from fedward.client.daemon.witness import Witness
@@ -33,16 +34,14 @@ from fedward.client.enrolment import install_renewed
 from fedward.client.home import SiteFolder
 from fedward.client.link.assignments import Assignment
 from fedward.client.link.link import Link
-from fedward.client.monitoring import ClientMetrics
 from fedward.client.outbox import Outbox
 from fedward.common import records
 from fedward.common.audit import AuditLog
 from fedward.common.audit.chain import Head
 from fedward.common.errors import FedwardError, StateError
 from fedward.common.files import private_folder
-from fedward.common.identity import Identity, RosterFile
-from fedward.common.monitoring.endpoint import Endpoint as Monitoring
-from fedward.common.monitoring.health import Health
+from fedward.common.identity import Identity, RosterFile, read_certificate
+from fedward.common.monitoring.endpoint import Endpoint
 from fedward.common.notify import Notifier
 
 _LOG = logging.getLogger(__name__)
@@ -72,7 +71,7 @@ class Service:
         self._record.ledger_at(account.head)
         settings = home.settings
         self._status = Status(home.status, site=settings.site.name, pid=os.getpid())
-        self._metrics = ClientMetrics(home.path, show_epsilon=settings.monitoring.show_epsilon)
+        self._shown = Shown(home, identity.certificate, account)
         self._pool = pool(home)
         self._rules = SiteRules(home, identity.key, now=lambda: datetime.now().astimezone())
         self._daemon = self._make_daemon()
@@ -150,13 +149,14 @@ class Service:
     def _renewed(self, chain_pem: str) -> None:
         if install_renewed(self._home, self._identity.key, chain_pem.encode()):
             self._record.note("certificate-renewed")
+            self._shown.renewed(read_certificate(chain_pem))
 
     def _answered(self, asked: Assignment, error: FedwardError | None) -> None:
         self._status.answered(asked, error)
         if error is not None:
-            self._metrics.refused(error)
+            self._shown.metrics.refused(error)
         elif asked.action == records.TRAIN:
-            self._metrics.round_trained()
+            self._shown.metrics.round_trained()
 
     def _greeted(self, answer: dict[str, Any]) -> None:
         """A server that has seen more of our ledger, or of our log, than there is: stop here."""
@@ -256,9 +256,9 @@ class Service:
         """Keep the status and the figures true."""
         while True:
             link, halted = self._link.status, self._daemon.halted
-            self._metrics.connected(link.connected)
-            self._metrics.certificate(self._identity.name, self._identity.certificate.not_after)
+            await self._shown.look(link, self._pool.restarts)
             self._status.update(
+                skew_s=round(link.skew_s),
                 link="connected" if link.connected else f"not connected: {link.problem}",
                 halted="" if halted is None else str(halted),
                 working=self._daemon.working,
@@ -267,23 +267,9 @@ class Service:
             )
             await asyncio.sleep(LOOK_S)
 
-    def health(self) -> Health:
-        """What `/healthz` says."""
-
-        def halted() -> str | None:
-            error = self._daemon.halted
-            return None if error is None else error.problem
-
-        return Health({"link": lambda: self._link.status.problem or None, "work": halted})
-
-    def monitoring(self) -> Monitoring | None:
+    def monitoring(self) -> Endpoint | None:
         """The port for figures, if the settings ask for one."""
-        settings = self._home.settings.monitoring
-        if settings.port == 0:
-            return None
-        return Monitoring(
-            self._metrics.registry, self.health(), host=settings.address, port=settings.port
-        )
+        return self._shown.endpoint(lambda: self._link.status.problem, lambda: self._daemon.halted)
 
 
 async def serve(

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from fedward.client.daemon.account import Account
 from fedward.client.home import SiteFolder
-from fedward.client.link.link import LinkStatus
+from fedward.client.link.settings import LinkStatus
 from fedward.client.monitoring import ClientMetrics
 from fedward.client.policy import load_policy
 from fedward.common.errors import FedwardError
@@ -29,9 +29,7 @@ class Shown:
     def __init__(self, home: SiteFolder, certificate: Certificate, account: Account) -> None:
         self._home = home
         self._account = account
-        self.metrics = ClientMetrics(
-            home.path, show_epsilon=home.settings.monitoring.show_epsilon
-        )
+        self.metrics = ClientMetrics(home.path, show_epsilon=home.settings.monitoring.show_epsilon)
         self._priced = -1
         self.renewed(certificate)
 
@@ -82,6 +80,4 @@ class Shown:
                 "certificate": not_expired(lambda: self._until),
             }
         )
-        return Endpoint(
-            self.metrics.registry, health, host=settings.address, port=settings.port
-        )
+        return Endpoint(self.metrics.registry, health, host=settings.address, port=settings.port)

@@ -67,6 +67,10 @@ class Jobs:
         self._backoff = backoff
         self._most_bytes = most_bytes
         self._offer_wait_s = offer_wait_s
+        self.received = 0
+        """Bytes of tasks that were fetched, since the daemon began."""
+        self.sent = 0
+        """Bytes of replies that were sent."""
         self._line: Line | None = None
         self._up = asyncio.Event()
         self._failed = asyncio.Event()
@@ -190,7 +194,9 @@ class Jobs:
             return None
         try:
             async with self._moving:
-                return await send(self._line, job.offer, outgoing)
+                receipt = await send(self._line, job.offer, outgoing)
+            self.sent += outgoing.size
+            return receipt
         except StateError:
             if asked:
                 raise
@@ -214,6 +220,7 @@ class Jobs:
             return await self._refusal(job, error)
         async with self._moving:
             body = await fetch(job.line, offer, self._inbox)
+        self.received += offer.header.body_size
         job.working = True
         try:
             return await self._work.do(offer.assignment(body))

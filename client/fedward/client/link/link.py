@@ -108,6 +108,8 @@ class Link:
             self._problem,
             self._skew_s,
             len(self._jobs),
+            self._jobs.received,
+            self._jobs.sent,
         )
 
     @property

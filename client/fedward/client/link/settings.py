@@ -46,6 +46,8 @@ class LinkStatus:
         problem: why there is no connection; empty if there is.
         skew_s: how far the server's clock is ahead of ours.
         in_hand: tasks that are being fetched, done or answered.
+        received: bytes of tasks that were fetched since the daemon began.
+        sent: bytes of replies that were sent.
     """
 
     connected: bool
@@ -54,3 +56,5 @@ class LinkStatus:
     problem: str
     skew_s: float
     in_hand: int
+    received: int = 0
+    sent: int = 0

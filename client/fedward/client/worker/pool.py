@@ -54,6 +54,8 @@ class Pool:
         self._working = 0
         self._locks: dict[str, asyncio.Lock] = {}
         self._slots = asyncio.Semaphore(limits.runs)
+        self.restarts = 0
+        """How often a worker had to be started again, since the daemon began."""
 
     @property
     def running(self) -> tuple[str, ...]:
@@ -82,6 +84,7 @@ class Pool:
         for _ in range(self._limits.retries):
             with suppress(WorkerDied):
                 return await self._once(load, task)
+            self.restarts += 1
         return await self._once(load, task)
 
     async def _once(self, load: Load, task: Do) -> Done:

@@ -35,33 +35,32 @@ class Figures:
         info = Info(self._prefix, "What runs.", registry=self.registry)
         info.info({"version": version(), "protocol": str(PROTOCOL)})
         self._bytes = self.counter(
-            "bytes", "Bytes of messages, `in` from and `out` to the other side.", "direction"
+            "bytes", "Bytes of models and updates that came in and went out.", "direction"
         )
         for direction in ("in", "out"):
             self._bytes.labels(direction)
         self._refusals = self.counter("refusals", "Refusals, by the class of the error.", "reason")
+        self._totals: dict[Counter, float] = {}
         self._expiry = self.gauge(
             "certificate_expiry_seconds", "Until a certificate expires; below 0 it has.", "name"
         )
 
-    def received(self, count: int) -> None:
-        """Bytes came in from the other side."""
-        self._bytes.labels("in").inc(count)
+    def moved(self, received: int, sent: int) -> None:
+        """How many bytes came in from the other side and went out, since this service began."""
+        self.advance(self._bytes.labels("in"), received)
+        self.advance(self._bytes.labels("out"), sent)
 
-    def sent(self, count: int) -> None:
-        """Bytes went out to the other side."""
-        self._bytes.labels("out").inc(count)
-
-    def refused(self, reason: FedwardError | str) -> None:
+    def refused(self, reason: FedwardError | str, times: int = 1) -> None:
         """Something was refused.
 
         Args:
             reason: the error, or the name of its class; anything else counts as "other", so that
                 a stranger cannot invent figures.
+            times: how often.
         """
         name = reason if isinstance(reason, str) else type(reason).__name__
         known = {kind.__name__ for kind in error_classes()}
-        self._refusals.labels(name if name in known else _OTHER).inc()
+        self._refusals.labels(name if name in known else _OTHER).inc(times)
 
     def certificate(self, name: str, expires: datetime) -> None:
         """A certificate is in use; again with another date after a renewal."""
@@ -77,6 +76,13 @@ class Figures:
             gauge.labels(label).set(value)
         for label in gone - set(values):
             gauge.remove(label)
+
+    def advance(self, counter: Counter, total: float) -> None:
+        """Let a counter follow a total that somebody else keeps; it never goes back."""
+        before = self._totals.get(counter, 0.0)
+        if total > before:
+            counter.inc(total - before)
+            self._totals[counter] = total
 
     def counter(self, name: str, text: str, *labels: str) -> Counter:
         """A figure that only grows."""

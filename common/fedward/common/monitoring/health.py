@@ -9,7 +9,10 @@ False
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
 
 from fedward.common.errors import FedwardError
 
@@ -45,3 +48,25 @@ def _look(check: Check) -> str | None:
         return check()
     except FedwardError as error:
         return error.problem
+
+
+def disk_room(folder: Path, least_mb: int = 512) -> Check:
+    """A check that the disk of a folder has room for what a service must write."""
+
+    def look() -> str | None:
+        try:
+            free_mb = shutil.disk_usage(folder).free >> 20
+        except OSError:
+            return "the disk does not answer"
+        return None if free_mb >= least_mb else f"the disk has only {free_mb} MB left"
+
+    return look
+
+
+def not_expired(end: Callable[[], datetime]) -> Check:
+    """A check that a certificate is still valid; `end` gives until when the newest is."""
+
+    def look() -> str | None:
+        return "the certificate has expired" if datetime.now(UTC) > end() else None
+
+    return look
