@@ -51,6 +51,11 @@ GROUPS: Mapping[str, Group] = {
     "server": Group(
         "fedward.server.cli", "server", "What the coordinator runs: enrol hospitals, run studies."
     ),
+    "rehearse": Group(
+        "fedward.simulations.rehearsal.cli",
+        "simulations",
+        "Rehearse a study with the real server and daemons, on this machine.",
+    ),
     "client": Group(
         "fedward.client.cli", "client", "What a hospital runs: enrol, check its data, take part."
     ),

@@ -175,6 +175,17 @@ class Federation:
                 )
             time.sleep(_LOOK_S)
 
+    def settle(self, within_s: float = 15.0) -> None:
+        """Wait until every hospital has closed its ledger for the runs that ended."""
+
+        def closed() -> bool:
+            found = [command("client", "budget", self.site(h.name)) for h in self.hospitals]
+            runs = [run for b in found for cohort in b["cohorts"] for run in cohort["runs"]]
+            return all(run["state"] != "open" for run in runs)
+
+        with contextlib.suppress(RoundError):  # a daemon that is gone closes it when it is back
+            self.until(closed, within_s)
+
     def stop(self) -> None:
         """End every process."""
         for service in (*self.daemons.values(), self.server):
