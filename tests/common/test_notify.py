@@ -69,6 +69,18 @@ def test_whether_somebody_watches(environment: dict[str, str], expected: float |
     assert Notifier(environment).watchdog_s == expected
 
 
+def test_a_service_manager_that_does_not_read(tmp_path: Path) -> None:
+    """A full queue delays a service for a moment, and loses a message: nothing worse."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
+        ear.bind(str(tmp_path / "notify"))
+        notifier = Notifier({"NOTIFY_SOCKET": ear.getsockname()})
+        while notifier.watchdog():
+            pass
+        assert not notifier.stopping()
+        ear.recv(4096)
+        assert notifier.stopping()
+
+
 def test_signs_of_life_only_while_well(ear: socket.socket) -> None:
     notifier = Notifier({"NOTIFY_SOCKET": ear.getsockname(), "WATCHDOG_USEC": "3000"})
     asked: list[bool] = []

@@ -22,6 +22,8 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 
+_PATIENCE_S = 0.5
+"""How long to wait for a service manager whose queue is full."""
 _BEATS_PER_LIMIT = 3
 """Signs of life within the watchdog's limit, so that one late one restarts nothing."""
 
@@ -75,7 +77,8 @@ class Notifier:
         if self._address is None:
             return False
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as ear:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
+                ear.settimeout(_PATIENCE_S)
                 ear.connect(self._address)
                 ear.sendall("\n".join(lines).encode())
         except OSError:

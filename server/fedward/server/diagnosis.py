@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +12,7 @@ from fedward.common.identity.certificates import Certificate, check_chain
 from fedward.common.identity.keys import PrivateKey, read_secret
 from fedward.common.identity.own import Identity
 from fedward.server.home import ConsortiumFolder
+from fedward.server.lock import is_held
 
 _EARLY = timedelta(days=30)
 
@@ -138,28 +137,13 @@ class ServerDiagnosis:
     def port(self) -> str:
         """Whether the service listens, or could."""
         server = self._folder.settings.server
-        if _is_held(self._folder.lock):
+        if is_held(self._folder.lock):
             return f"the service runs, at port {server.port}"
         return network.free_port(server.listen, server.port)
 
     def audit_log(self) -> str:
         """Whether the audit log is whole."""
         return machine.audit_log(self._folder.audit_log, self._key.public)
-
-
-def _is_held(path: Path) -> bool:
-    """Whether a process holds a lock file."""
-    try:
-        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(file)
-    return False
 
 
 def diagnosis(path: Path, *, passphrase: str | None = None) -> ServerDiagnosis:
