@@ -95,6 +95,13 @@ def test_reasons_keep_their_words_and_lose_what_they_name(shared: Path) -> None:
     ]
 
 
+def test_the_class_of_an_error_is_shared() -> None:
+    record = logging.LogRecord(NAME, 20, "", 1, KNOWN, (), None)
+    for value, shown in (("LinkError", "LinkError"), (KNOWN, KNOWN), (SECRET, WITHHELD)):
+        record.facts = {"error": value}
+        assert Redactor().redact(record)["facts"] == {"error": shown}
+
+
 def test_exceptions_are_a_class_and_a_place(shared: Path, tmp_path: Path) -> None:
     stream = io.StringIO()
     with logs.configure("info", stream, shared, debug=False):
@@ -199,7 +206,9 @@ def spoilt(draw: st.DrawFn) -> logging.LogRecord:
     record = logging.LogRecord(
         name, level, secret, 1, text, (secret,), (type(failed), failed, failed.__traceback__)
     )
-    keys = draw(st.lists(st.sampled_from([*FORMS, "reason", "hint", secret]), max_size=6))
+    keys = draw(
+        st.lists(st.sampled_from([*FORMS, "reason", "problem", "hint", secret]), max_size=6)
+    )
     record.facts = dict.fromkeys(keys, draw(st.sampled_from([value, text])))
     record.stack_info = secret
     return record
@@ -233,7 +242,9 @@ def test_the_secrets_would_be_noticed() -> None:
         ("seconds", 2, "2"),
         ("action", "train", "retire"),
         ("kind", "reply", "kind"),
-        ("error", "LinkError", "ValueError"),
+        ("version", 3, -1),
+        ("valid_until", "2026-11-20T17:08:17+00:00", "Ann 2026-11-20"),
+        ("for_good", True, "yes"),
         ("study_hash", "0" * 64, "0" * 64 + "\n"),
         ("fedward", "0.1.0.dev1", "v1"),
         ("role", "observer", "patient"),

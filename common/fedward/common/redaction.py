@@ -38,9 +38,10 @@ _PREFIX = "fedward."
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _RUN = re.compile(r"[a-z0-9][A-Za-z0-9_.-]{0,127}")
 _VERSION = re.compile(r"[0-9][0-9a-z.+-]{0,31}")
+_DATE = re.compile(r"20[0-9]{2}-[0-9]{2}-[0-9]{2}(T[0-9:.+Z]{1,24})?")
 _HASH = re.compile(r"[0-9a-f]{8,64}")
 _MOST_NAMES = 10_000
-_TEXTS = ("reason", "problem", "hint")
+_TEXTS = ("error", "reason", "problem", "hint")
 _ACTIONS = (records.TRAIN, records.EVALUATE, records.STATISTICS, records.INTRODUCE)
 _KINDS = (*kinds.SMALL, kinds.TASK, kinds.REPLY)
 
@@ -81,10 +82,14 @@ FORMS: Mapping[str, Form] = {
     "role": lambda value: value in ("coordinator", "site", "observer"),
     "run": _like(_RUN),
     **dict.fromkeys(("study_hash", "fingerprint", "task", "sha256"), _like(_HASH)),
-    **dict.fromkeys(("version", "fedward", "python", "release"), _like(_VERSION)),
+    **dict.fromkeys(("fedward", "python", "release"), _like(_VERSION)),
+    "version": lambda value: _like(_VERSION)(value) or _count(value),
+    "valid_until": _like(_DATE),
+    "for_good": lambda value: isinstance(value, bool),
     **dict.fromkeys(
         (
             "round", "rounds", "protocol", "roster_version", "attempt", "attempts", "exit_code",
+            "code", "after",
             "bytes", "bytes_in", "bytes_out", "connected", "quorum", "restarts", "port", "pid",
         ),
         _count,
@@ -114,8 +119,8 @@ class Redactor:
     def redact(self, record: logging.LogRecord) -> dict[str, Any]:
         """What may be shared of a `known` record, as JSON-safe values.
 
-        The facts `reason`, `problem` and `hint`, errors of fedward or their texts, are shown with
-        gaps for what they name.
+        The facts `error`, `reason`, `problem` and `hint`, errors of fedward or their texts, are
+        shown with gaps for what they name.
         """
         text = record.msg if isinstance(record.msg, str) else ""
         shared: dict[str, Any] = {
@@ -133,7 +138,7 @@ class Redactor:
             return {}
         shared: dict[str, Any] = {}
         for name, value in facts.items():
-            if name in _TEXTS:
+            if name in _TEXTS and not (name in FORMS and FORMS[name](value)):
                 shared[name] = self._reason(value, logger)
             elif isinstance(name, str) and name in FORMS and FORMS[name](value):
                 shared[name] = sorted(value) if isinstance(value, set | frozenset) else value
