@@ -22,7 +22,7 @@ from typing import Any
 
 from fedward.common import records
 from fedward.common.errors import FedwardError
-from fedward.common.exit_codes import error_classes
+from fedward.common.exit_codes import error_classes, exit_codes
 from fedward.common.phrases import Phrases
 from fedward.common.wire import kinds
 
@@ -62,9 +62,8 @@ def _duration(value: Any) -> bool:
 
 
 def _names(value: Any) -> bool:
-    if isinstance(value, list | tuple | set | frozenset):
-        return len(value) <= _MOST_NAMES and all(map(_like(_NAME), value))
-    return _count(value)
+    several = isinstance(value, list | tuple | set | frozenset)
+    return several and len(value) <= _MOST_NAMES and all(map(_like(_NAME), value))
 
 
 def _error_name(value: Any) -> bool:
@@ -76,7 +75,10 @@ FORMS: Mapping[str, Form] = {
         ("site", "server", "study", "peer", "sender", "recipient", "consortium", "state", "status"),
         _like(_NAME),
     ),
-    **dict.fromkeys(("sites", "absent", "missing", "refused"), _names),
+    # Names, never how many: `missing = 37` would be a count of somebody's values.
+    **dict.fromkeys(("absent", "missing", "refused"), _names),
+    "sites": lambda value: _names(value) or _count(value),
+    **dict.fromkeys(("code", "exit_code"), lambda value: _count(value) and value in exit_codes()),
     "action": lambda value: value in _ACTIONS,
     "kind": lambda value: value in _KINDS,
     "role": lambda value: value in ("coordinator", "site", "observer"),
@@ -88,8 +90,7 @@ FORMS: Mapping[str, Form] = {
     "for_good": lambda value: isinstance(value, bool),
     **dict.fromkeys(
         (
-            "round", "rounds", "protocol", "roster_version", "attempt", "attempts", "exit_code",
-            "code", "after",
+            "round", "rounds", "protocol", "roster_version", "attempt", "attempts", "after",
             "bytes", "bytes_in", "bytes_out", "connected", "quorum", "restarts", "port", "pid",
         ),
         _count,
