@@ -32,9 +32,9 @@ CHILD = """
     from fedward.client.ledger import Ledger
     from fedward.common.privacy.events import SampledGaussian
 
-    path, cohort, first = sys.argv[1:]
+    path, cohort, first, last = sys.argv[1:]
     with Ledger(Path(path)) as ledger:
-        for number in range(int(first), 201):
+        for number in range(int(first), int(last) + 1):
             reservation = ledger.reserve(
                 "a" * 64, "run", round_number=number, group="training",
                 event=SampledGaussian(0.05, 1.0, 1), cohort=cohort, plan="b" * 64, code="test",
@@ -96,10 +96,12 @@ def reserve(ledger: Ledger, number: int) -> int:
     )
 
 
-def start(path: Path, first: int) -> subprocess.Popen[str]:
+def start(path: Path, first: int, last: int = ROUNDS) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", textwrap.dedent(CHILD), str(path), MEMBERS.id]
     return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(CHILD), str(path), MEMBERS.id, str(first)],
+        [*command, str(first), str(last)],
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         text=True,
     )
 
@@ -159,22 +161,45 @@ def test_a_process_killed_in_the_middle_of_an_entry_leaves_none(
         reserve(after, 2)
 
 
-def test_two_processes_share_a_ledger_and_nothing_is_given_twice(tmp_path: Path) -> None:
+def test_processes_that_share_a_ledger_wait_for_each_other(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     with prepared(path) as ledger:
-        with start(path, 1) as one, start(path, 101) as two:
-            for number in (50, 51, 150):  # while both write
-                try:
-                    reserve(ledger, number)
-                except PrivacyError:
-                    assert "reserved"
+        with start(path, 1, 60) as one, start(path, 61, 120) as two:
+            for number in range(121, 141):  # while both write
+                reserve(ledger, number)
             said = [line.split() for child in (one, two) for line in child.stdout or ()]
-            codes = {one.wait(), two.wait()}
+            assert (one.wait(), two.wait()) == (0, 0)
         rounds = [found.entry.round for found in ledger.reservations(STUDY, "run")]
-        assert len(rounds) == len(set(rounds))
-        assert {int(n) for kind, n, _ in said if kind == "reserved"} <= set(rounds)
-        assert codes <= {0, 1}, "a process ends only because the round was taken"
-        Ledger(path).close()
+        assert sorted(rounds) == list(range(1, 141))
+        assert sorted(int(n) for kind, n, _ in said if kind == "committed") == list(range(1, 121))
+    with Ledger(path) as again:
+        assert len(again.reservations(STUDY, "run")) == 140
+
+
+def test_two_processes_that_want_the_same_round_get_it_once(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    prepared(path).close()
+    children = [start(path, 1, 1) for _ in range(3)]
+    heard = []
+    for child in children:
+        with child:
+            heard.append(child.communicate()[0])
+    assert sorted(child.returncode for child in children) == [0, 1, 1]
+    assert sum("reserved 1" in text for text in heard) == 1
+    with Ledger(path) as ledger:
+        assert len(ledger.reservations(STUDY, "run")) == 1
+
+
+def test_nothing_is_judged_before_others_are_locked_out(tmp_path: Path) -> None:
+    """Else two processes could both find that a round is free, or that a study fits."""
+    with prepared(tmp_path / "ledger.sqlite") as ledger:
+        said: list[str] = []
+        ledger._store._database.set_trace_callback(said.append)
+        reserve(ledger, 1)
+        assert said[0] == "BEGIN IMMEDIATE"
+        assert said[-1] == "COMMIT"
+        assert any(statement.startswith("SELECT") for statement in said[1:-1])
+        assert any(statement.startswith("INSERT") for statement in said[1:-1])
 
 
 def test_every_entry_is_synced_before_it_counts(tmp_path: Path) -> None:
@@ -191,7 +216,7 @@ def test_the_system_is_asked_to_sync(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     prepared(path).close()
     trace = tmp_path / "trace"
-    command = [sys.executable, "-c", textwrap.dedent(CHILD), str(path), MEMBERS.id, "200"]
+    command = [sys.executable, "-c", textwrap.dedent(CHILD), str(path), MEMBERS.id, "200", "200"]
     subprocess.run(
         ["strace", "-f", "-e", "trace=fsync,fdatasync", "-o", str(trace), *command],
         check=True,
