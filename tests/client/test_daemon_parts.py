@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from fedward.client.daemon.account import Account
 from fedward.client.daemon.changes import Changes, recorded
 from fedward.client.daemon.desk import Decided, Desk
+from fedward.client.daemon.ending import ended, over
 from fedward.client.daemon.lock import held, is_held
 from fedward.client.daemon.record import Record
 from fedward.client.daemon.status import Status, read_status
@@ -139,6 +141,40 @@ def test_offers_are_fetched_once_and_put_on_record(consortium: Consortium, tmp_p
             assert asyncio.run(desk.once())
         assert [e.facts["study"] for e in log.entries() if e.kind == "offer"] == [NAME]
     assert kept_offers(studies) == (NAME,)
+
+
+def test_what_was_offered_under_an_old_key_of_the_coordinator_stays_offered(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    studies = tmp_path / "studies"
+    studies.mkdir()
+    server = Server(consortium)
+    with AuditLog.open(tmp_path / "audit.log", consortium.sites["north"]) as log:
+        desk = desk_of(consortium, server, studies, log)
+        assert NAME in asyncio.run(desk.fetch())
+        rotated = replace(consortium, coordinator=PrivateKey.generate())
+        desk = desk_of(rotated, server, studies, log)
+        assert NAME in asyncio.run(desk.fetch())
+        (studies / f"{NAME}.json").unlink()  # not known here: then only the new key counts
+        assert asyncio.run(desk.fetch()) == {}
+
+
+def test_a_run_is_over_when_the_server_says_so() -> None:
+    runs = [("5f", "heart-1"), ("6e", "lung-1")]
+
+    def told(state: str, run: str) -> dict[str, dict[str, str]]:
+        return {"5f": {"state": state, "run": run}, "6e": {"state": "running", "run": "lung-1"}}
+
+    assert ended(told("running", "heart-1"), runs) == []
+    assert ended(told("evaluating", "heart-1"), runs) == []
+    assert ended(told("approved", ""), runs) == []  # asked before it began
+    for state in ("failed", "stopped", "released"):
+        assert ended(told(state, "heart-1"), runs) == [("5f", "heart-1")]
+        assert not over(told(state, "heart-1"), ("5f", "heart-1"))  # it may be resumed
+    assert ended(told("running", "heart-2"), runs) == [("5f", "heart-1")]
+    assert over(told("running", "heart-2"), ("5f", "heart-1"))
+    assert ended({}, runs) == runs
+    assert over({}, ("5f", "heart-1"))
 
 
 def test_a_decision_is_told_until_the_server_has_it(

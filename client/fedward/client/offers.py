@@ -65,6 +65,21 @@ def read_offer(statement: bytes, roster: Roster) -> Offer:
     return Offer(study, name, signer, statement)
 
 
+def known_offer(folder: Path, statement: bytes) -> Offer | None:
+    """An offer that is kept byte for byte, which was checked when it arrived; None for others.
+
+    A coordinator that has another key by now goes on with what it offered under the old one.
+
+    Raises:
+        IdentityError: it is no statement.
+        StudyError: it is no offer.
+    """
+    name = str(_content(statement).get("study"))
+    if name not in kept_offers(folder) or kept_statement(folder, name) != statement:
+        return None
+    return Offer(kept_study(folder, name), name, signer_of(statement), statement)
+
+
 def keep_offer(folder: Path, offer: Offer) -> bool:
     """Keep an offer; False if it was here already, as it is.
 

@@ -96,6 +96,11 @@ class Account:
             runs = self._ledger.book.runs.values()
             return frozenset((run.study, run.run) for run in runs if run.open)
 
+    def runs(self) -> frozenset[tuple[str, str]]:
+        """All runs that were ever admitted, by study and name."""
+        with self._lock:
+            return frozenset(self._ledger.book.runs)
+
     def check(self, seen: Any, by: str) -> None:
         """Compare the ledger with its end as somebody else has seen it.
 

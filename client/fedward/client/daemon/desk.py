@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from fedward.client.daemon.record import Record
 from fedward.client.daemon.witness import Witness
-from fedward.client.offers import keep_offer, read_offer
+from fedward.client.offers import keep_offer, known_offer, read_offer
 from fedward.common.errors import FedwardError
 from fedward.common.identity import Roster
 from fedward.common.wire import kinds
@@ -151,7 +151,8 @@ class Desk:
 
     def _take(self, entry: Mapping[str, Any], found: dict[str, dict[str, str]]) -> None:
         try:
-            offer = read_offer(str(entry.get("offer")).encode(), self._roster())
+            statement = str(entry.get("offer")).encode()
+            offer = known_offer(self._studies, statement) or read_offer(statement, self._roster())
         except FedwardError as error:
             facts = {"problem": error.problem, "code": error.exit_code}
             _LOG.warning("an offer was left out", extra={"facts": facts})

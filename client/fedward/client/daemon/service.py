@@ -21,6 +21,7 @@ from fedward.client.daemon.account import Account
 from fedward.client.daemon.changes import Changes, recorded
 from fedward.client.daemon.daemon import Daemon
 from fedward.client.daemon.desk import Desk
+from fedward.client.daemon.ending import ended, over
 from fedward.client.daemon.lock import held
 from fedward.client.daemon.parts import link_settings, pool, watched
 from fedward.client.daemon.record import Record
@@ -74,6 +75,7 @@ class Service:
         self._shown = Shown(home, identity.certificate, account)
         self._pool = pool(home)
         self._rules = SiteRules(home, identity.key, now=lambda: datetime.now().astimezone())
+        self._outbox = Outbox(home.outbox)
         self._daemon = self._make_daemon()
         self._link = self._make_link()
         self._desk = self._make_desk()
@@ -87,7 +89,7 @@ class Service:
             Place(home.settings.site.name, home.path, home.studies, home.settings.worker.threads),
             rules=self._rules,
             pool=self._pool,
-            outbox=Outbox(home.outbox),
+            outbox=self._outbox,
             books=self._account,
             record=self._record,
             signals=Signals(
@@ -182,16 +184,14 @@ class Service:
     async def _offered(self, told: Mapping[str, Mapping[str, str]]) -> None:
         self._watch.offered()
         self._status.update(studies={name: dict(about) for name, about in told.items()})
-        over = [
-            (study, run)
-            for study, run in self._account.open_runs()
-            # The server offers what can still go on, and names its latest run.
-            if study not in told or told[study]["run"] not in ("", run)
-        ]
-        for study, run in over:
+        idle = ended(told, self._account.open_runs())
+        for study, run in idle:
             self._account.end_run(study, run, "over")
-        if over:
+        if idle:
             await self._pool.end_all_idle()
+        for finished in self._account.runs():
+            if over(told, finished):
+                self._outbox.forget(finished[1])
 
     async def _moved(self, states: Mapping[str, str], moved: frozenset[str]) -> None:
         for study in moved:
