@@ -141,7 +141,7 @@ def rehearse(plan: Plan, said: Said) -> Rehearsed:
             chaos.start()
             stack.callback(chaos.stop)
         ended = _follow(federation, said, plan.kills)
-        kills = list(chaos.events) if chaos is not None else []
+        kills = [str(event) for event in chaos.events] if chaos is not None else []
         if chaos is not None:
             chaos.stop()
         seconds = time.monotonic() - begun
