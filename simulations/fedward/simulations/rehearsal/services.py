@@ -7,6 +7,7 @@ than needed. Its output goes to a file.
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from fedward.common.errors import RoundError
 _COMMAND = "import sys; from fedward.common.cli import main; sys.exit(main())"
 _READY_S = 60.0
 _STOP_S = 15.0
+_PORTS = range(20_000, 32_000)
 
 
 class Service:
@@ -151,7 +153,13 @@ def _children(pid: int) -> list[int]:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback interface that nobody listens on now.
+
+    Below those that the system gives to whoever connects: else one of its connections may have the
+    port when the service is started, or started again.
+    """
+    while True:
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
