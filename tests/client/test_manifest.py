@@ -26,6 +26,7 @@ from fedward.client.manifest import (
 from fedward.client.site_config import load_site_config
 from fedward.common.errors import DataError, PrivacyError, StateError
 from fedward.common.study import Study
+from fedward.common.table import ImageStack
 from fedward.simulations.fakes import make_cohort, small_study
 
 KEY = b"k" * 32
@@ -246,6 +247,25 @@ def test_records_are_not_patients() -> None:
     with pytest.raises(PrivacyError, match="single records"):
         manifest_of(study, several, KEY)
     assert manifest_of(study, make_cohort(study, "north"), KEY).unit == "record"
+
+
+def test_pictures_count_by_their_pixels(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (6, 4, 4, 1), dtype=np.uint8)
+    cohort = Cohort(
+        "north",
+        ImageStack(pixels, np.arange(6)),
+        np.array([0, 1, 0, 1, 0, 1], np.float32),
+        np.arange(6),
+        np.array([False, False, False, False, True, True]),
+    )
+    one = manifest_of(STUDY, cohort, KEY)
+    order = np.array([3, 1, 5, 0, 2, 4])
+    check(one, manifest_of(STUDY, cohort.take(order), KEY))
+    other = pixels.copy()
+    other[2, 1, 1, 0] ^= 1
+    changed = replace(cohort, features=ImageStack(other, np.arange(6)))
+    with pytest.raises(DataError, match=r"added.*missing"):
+        check(one, manifest_of(STUDY, changed, KEY))
 
 
 # --- on disk ------------------------------------------------------------------------------------
