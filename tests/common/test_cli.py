@@ -170,6 +170,18 @@ def test_a_defect_says_where_but_not_what(
     assert "Smith" not in message
 
 
+def test_what_failed_among_tasks_side_by_side_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refusal = errors.OutputError("it is full", hint="make room")
+    failing(monkeypatch, raising(ExceptionGroup("tasks", [ExceptionGroup("", [refusal])])))
+    assert main(["fail"]) == errors.OutputError.exit_code
+    assert capsys.readouterr().err == "error: it is full: make room\n"
+    failing(monkeypatch, raising(ExceptionGroup("tasks", [ValueError("Mrs Smith")])))
+    assert main(["fail"]) == 1
+    assert "this is a defect in fedward: ValueError" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("how", ["option", "environment"])
 def test_debug_shows_the_traceback(
     how: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

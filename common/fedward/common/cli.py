@@ -200,10 +200,12 @@ def _fail(error: BaseException, command: str | None, *, debug: bool) -> int:
     """Say in one line why the command ended, and return the exit code."""
     if isinstance(error, SystemExit) and isinstance(error.code, int):
         return error.code
-    if isinstance(error, ModuleNotFoundError):
-        error = _missing(error, command or "")
     if debug:
         traceback.print_exception(error, file=sys.stderr)
+    while isinstance(error, BaseExceptionGroup):  # of tasks side by side: the first that failed
+        error = error.exceptions[0]
+    if isinstance(error, ModuleNotFoundError):
+        error = _missing(error, command or "")
     refusal = _as_refusal(error)
     if refusal is not None:
         _tell(f"error: {_one_line(str(refusal))}")
