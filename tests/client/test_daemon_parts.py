@@ -168,9 +168,9 @@ def test_a_run_is_over_when_the_server_says_so() -> None:
     assert ended(told("running", "heart-1"), runs) == []
     assert ended(told("evaluating", "heart-1"), runs) == []
     assert ended(told("approved", ""), runs) == []  # asked before it began
-    for state in ("failed", "stopped", "released"):
-        assert ended(told(state, "heart-1"), runs) == [("5f", "heart-1")]
-        assert not over(told(state, "heart-1"), ("5f", "heart-1"))  # it may be resumed
+    for where in ("failed", "stopped", "released"):
+        assert ended(told(where, "heart-1"), runs) == [("5f", "heart-1")]
+        assert not over(told(where, "heart-1"), ("5f", "heart-1"))  # it may be resumed
     assert ended(told("running", "heart-2"), runs) == [("5f", "heart-1")]
     assert over(told("running", "heart-2"), ("5f", "heart-1"))
     assert ended({}, runs) == runs
