@@ -14,6 +14,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,21 @@ def command(*arguments: str | Path) -> Any:
     return json.loads(said.getvalue() or "null")
 
 
+@dataclass(frozen=True)
+class Machines:
+    """Where the parts of a federation run.
+
+    Attributes:
+        host: name or address of the server's machine.
+        server: a command that runs another there, as `ip netns exec far-away`; none for here.
+        hospital: the same for the daemons' machine.
+    """
+
+    host: str = "localhost"
+    server: tuple[str, ...] = ()
+    hospital: tuple[str, ...] = ()
+
+
 class Federation:
     """One consortium, its service and its hospitals.
 
@@ -54,6 +70,7 @@ class Federation:
         hospitals: data of each.
         folder: an existing folder; everything is made in it.
         environment: of the processes, added to this one's.
+        machines: where the processes run.
     """
 
     def __init__(
@@ -63,7 +80,9 @@ class Federation:
         folder: Path,
         *,
         environment: dict[str, str] | None = None,
+        machines: Machines | None = None,
     ) -> None:
+        self._machines = machines = machines or Machines()
         self.study_file = study_file
         self.study: Study = load_study(study_file)
         self.hospitals = list(hospitals)
@@ -77,6 +96,7 @@ class Federation:
             folder=output,
             name="server",
             environment=environment,
+            within=machines.server,
         )
         self.daemons = {
             hospital.name: Service(
@@ -84,6 +104,7 @@ class Federation:
                 folder=output,
                 name=hospital.name,
                 environment=environment,
+                within=machines.hospital,
             )
             for hospital in hospitals
         }
@@ -101,7 +122,7 @@ class Federation:
         """
         root = command(
             "server", "init", "--dir", self.consortium, "--name", "Rehearsal",
-            "--host", "localhost", "--port", str(self.port),
+            "--host", self._machines.host, "--port", str(self.port),
         )["root_fingerprint"]  # fmt: skip
         (self.folder / "sites").mkdir()
         for hospital in self.hospitals:

@@ -13,8 +13,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Self
 
@@ -34,6 +36,7 @@ class Service:
         folder: an existing folder for its output and its socket.
         name: what it is called there.
         environment: added to this process's.
+        within: a command that runs another, as `ip netns exec far-away`.
     """
 
     def __init__(
@@ -43,11 +46,13 @@ class Service:
         folder: Path,
         name: str,
         environment: dict[str, str] | None = None,
+        within: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.output = folder / f"{name}.out"
         self._arguments = arguments
         self._environment = environment or {}
+        self._within = list(within)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *, ready_s: float = _READY_S) -> None:
@@ -56,11 +61,13 @@ class Service:
         Raises:
             RoundError: it ended, or did not get ready in time; the message quotes its last line.
         """
-        # An abstract socket: no file to remove, no limit on the folder's length.
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
-            listener.bind("")  # the kernel picks a name
-            address = listener.getsockname()
-            name = "@" + (address[1:] if isinstance(address, str) else address[1:].decode())
+        # A file, not an abstract socket: those end at the border of a network namespace.
+        with (
+            TemporaryDirectory(prefix="fedward-") as folder,
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener,
+        ):
+            name = str(Path(folder) / "ready")
+            listener.bind(name)
             self._launch(name)
             self._await(listener, time.monotonic() + ready_s)
 
@@ -68,7 +75,7 @@ class Service:
         environment = {**os.environ, **self._environment, "NOTIFY_SOCKET": notify}
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(  # noqa: S603  (our own command)
-                [sys.executable, "-c", _COMMAND, *self._arguments],
+                [*self._within, sys.executable, "-c", _COMMAND, *self._arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
