@@ -17,7 +17,6 @@ from fedward.client.daemon.account import Account
 from fedward.client.daemon.changes import Changes, recorded
 from fedward.client.daemon.desk import Decided, Desk
 from fedward.client.daemon.ending import ended, over
-from fedward.client.daemon.lock import held, is_held
 from fedward.client.daemon.record import Record
 from fedward.client.daemon.status import Status, read_status
 from fedward.client.daemon.watch import Watch, stood
@@ -29,6 +28,7 @@ from fedward.client.outbox import Outbox, write_durably
 from fedward.common.audit import AuditLog
 from fedward.common.errors import IdentityError, LinkError, StateError, StudyError
 from fedward.common.identity import PrivateKey
+from fedward.common.lock import held, is_held
 from fedward.common.statements import COUNTERSIGNATURE, LEDGER_HEAD, OFFER, read_statement, state
 from fedward.common.study import canonical_json, study_hash
 from fedward.common.wire import kinds
@@ -341,8 +341,8 @@ def test_changes_are_noticed_also_those_while_nobody_looked(tmp_path: Path) -> N
 
 _HOLD = """
 import sys, pathlib
-from fedward.client.daemon.lock import held
-with held(pathlib.Path(sys.argv[1])):
+from fedward.common.lock import held
+with held(pathlib.Path(sys.argv[1]), who="a client"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -356,12 +356,12 @@ def test_two_daemons_cannot_have_one_folder(tmp_path: Path) -> None:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
         assert is_held(lock)
-        with pytest.raises(StateError, match="already runs"), held(lock):
+        with pytest.raises(StateError, match="already runs"), held(lock, who="a client"):
             pass
         other.kill()
         other.wait()
     assert not is_held(lock)
-    with held(lock):
+    with held(lock, who="a client"):
         assert is_held(lock)
 
 

@@ -17,7 +17,6 @@ import pytest
 import tomli_w
 from tests.server.link_client import FakeDesk
 
-from fedward.client.daemon.lock import held
 from fedward.client.daemon.status import Status
 from fedward.client.diagnosis import SiteDiagnosis
 from fedward.client.enrolment import install, make_site
@@ -26,6 +25,7 @@ from fedward.common.cli import main
 from fedward.common.diagnosis import Finding, diagnose, exit_code
 from fedward.common.files import write_atomic
 from fedward.common.identity import read_request
+from fedward.common.lock import held
 from fedward.server.authority import Registrar
 from fedward.server.founding import Plan, found
 from fedward.server.home import ConsortiumFolder
@@ -137,7 +137,7 @@ def test_what_follows_from_a_cause_is_skipped(world: World) -> None:
 def test_a_running_daemon_is_not_disturbed(world: World) -> None:
     world.site.state.mkdir(exist_ok=True)
     status = Status(world.site.status, site="north", pid=1)
-    with world.serving(), held(world.site.lock):
+    with world.serving(), held(world.site.lock, who="a client"):
         status.update(link="the server cannot be reached")
         greeting = world.findings()["greeting"]
         assert greeting.state == "wrong"

@@ -13,11 +13,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.supercore.task_identity import TaskIdentity
 from tests.e2e.flower_world import STUDY, make_hospital
 
-from fedward.client.daemon.lock import held
 from fedward.client.flower_app import app
 from fedward.client.home import SiteFolder
 from fedward.common import records
 from fedward.common.errors import PolicyError, RoundError, SiteConfigError, StateError, StudyError
+from fedward.common.lock import held
 from fedward.common.preprocess import fit
 from fedward.common.study import Study, load_study, study_hash
 from fedward.server.first_weights import first_weights
@@ -117,6 +117,6 @@ def test_a_node_without_a_site_or_beside_a_running_daemon_refuses(
     assert code == SiteConfigError.exit_code
     assert str(tmp_path) not in reason
     home = make_hospital(tmp_path, "north", study)
-    with held(home.lock):
+    with held(home.lock, who="a client"):
         code, _ = refusal(ask(home, records.INTRODUCE, study))
     assert code == StateError.exit_code

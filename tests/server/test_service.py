@@ -20,12 +20,12 @@ from fedward.common.audit import verify_log
 from fedward.common.cli import main
 from fedward.common.errors import LinkError, StateError
 from fedward.common.identity import PrivateKey, make_request, read_request
+from fedward.common.lock import held, is_held
 from fedward.common.statements import OFFER, read_statement
 from fedward.common.study.load import EXAMPLE
 from fedward.server.authority import Registrar, utc_now
 from fedward.server.founding import Plan, found
 from fedward.server.home import ConsortiumFolder
-from fedward.server.lock import held, is_held
 from fedward.server.office import Office
 from fedward.server.registry import Choice, Registry, State
 from fedward.server.service import Options, serve
@@ -233,7 +233,7 @@ def test_a_port_that_is_taken_is_said(folder: ConsortiumFolder) -> None:
 
 def test_a_lock_is_let_go(tmp_path: Path) -> None:
     assert not is_held(tmp_path / "lock")
-    with held(tmp_path / "lock"):
+    with held(tmp_path / "lock", who="a server"):
         assert is_held(tmp_path / "lock")
     assert not is_held(tmp_path / "lock")
 

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
-from fedward.client.daemon.lock import is_held
 from fedward.client.daemon.status import read_status
 from fedward.client.home import SiteFolder
 from fedward.client.ledger.opened import OpenLedger
@@ -22,6 +21,7 @@ from fedward.common.errors import DataError, IdentityError, LinkError
 from fedward.common.identity.keys import PrivateKey
 from fedward.common.identity.own import Identity
 from fedward.common.identity.roster import Roster
+from fedward.common.lock import is_held
 
 _UP = ("up", "connected")
 _ASK = "ask the coordinator for a new one, then `fedward client install`"

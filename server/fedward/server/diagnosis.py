@@ -11,8 +11,8 @@ from fedward.common.errors import IdentityError
 from fedward.common.identity.certificates import Certificate, check_chain
 from fedward.common.identity.keys import PrivateKey, read_secret
 from fedward.common.identity.own import Identity
+from fedward.common.lock import is_held
 from fedward.server.home import ConsortiumFolder
-from fedward.server.lock import is_held
 
 _EARLY = timedelta(days=30)
 

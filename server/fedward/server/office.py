@@ -10,10 +10,10 @@ from typing import Any
 
 from fedward.common.errors import StateError
 from fedward.common.identity import Roster
+from fedward.common.lock import is_held
 from fedward.common.statements import OFFER, state
 from fedward.common.study import Study, canonical_json, study_hash
 from fedward.server.home import ConsortiumFolder
-from fedward.server.lock import is_held
 from fedward.server.registry import Offer, Registry, Run
 from fedward.server.status import read_status
 

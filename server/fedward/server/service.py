@@ -21,6 +21,7 @@ from fedward.common.audit import AuditLog
 from fedward.common.errors import FedwardError
 from fedward.common.files import read_bytes
 from fedward.common.identity import Identity
+from fedward.common.lock import held
 from fedward.common.monitoring.endpoint import Endpoint
 from fedward.common.monitoring.health import Health, disk_room, not_expired
 from fedward.common.notify import Notifier
@@ -35,7 +36,6 @@ from fedward.server.link.mailbox import Mailbox
 from fedward.server.link.peers import Limits
 from fedward.server.link.presence import Presence
 from fedward.server.link.serve import LinkServer, LinkSettings
-from fedward.server.lock import held
 from fedward.server.monitoring import ServerMetrics
 from fedward.server.registry import Registry, State
 from fedward.server.release import Releaser
@@ -83,7 +83,7 @@ async def serve(
         FedwardError: the service cannot be set up.
     """
     stop = stop or asyncio.Event()
-    with held(folder.lock), Registry.open(folder.database) as registry, ExitStack() as stack:
+    with held(folder.lock, who="a server"), Registry.open(folder.database) as registry, ExitStack() as stack:
         audit = stack.enter_context(folder.open_audit_log(options.passphrase))
         if options.own_process:
             stack.enter_context(_signals(stop))

@@ -90,9 +90,9 @@ Examples:
 )
 def status(folder: Folder, as_json: AsJson = False) -> None:
     """Print the daemon's own account of itself."""
-    from fedward.client.daemon.lock import is_held
     from fedward.client.daemon.status import read_status
     from fedward.client.home import SiteFolder
+    from fedward.common.lock import is_held
 
     home = SiteFolder.open(folder)
     running, facts = is_held(home.lock), read_status(home.status)

@@ -22,7 +22,6 @@ from fedward.client.daemon.changes import Changes, recorded
 from fedward.client.daemon.daemon import Daemon
 from fedward.client.daemon.desk import Desk
 from fedward.client.daemon.ending import ended, over
-from fedward.client.daemon.lock import held
 from fedward.client.daemon.parts import link_settings, pool, watched
 from fedward.client.daemon.record import Record
 from fedward.client.daemon.rules import SiteRules
@@ -42,6 +41,7 @@ from fedward.common.audit.chain import Head
 from fedward.common.errors import FedwardError, StateError
 from fedward.common.files import private_folder
 from fedward.common.identity import Identity, RosterFile, read_certificate
+from fedward.common.lock import held
 from fedward.common.monitoring.endpoint import Endpoint
 from fedward.common.notify import Notifier
 
@@ -289,7 +289,7 @@ async def serve(
     for folder in (home.state, home.studies, home.decisions, home.manifests, home.inbox):
         private_folder(folder)
     async with AsyncExitStack() as stack:
-        stack.enter_context(held(home.lock))
+        stack.enter_context(held(home.lock, who="a client"))
         audit = stack.enter_context(home.open_audit_log(identity.key))
         account = Account(home.ledger)
         stack.callback(account.close)

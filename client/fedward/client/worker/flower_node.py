@@ -21,7 +21,6 @@ from flwr.app import Context, Error, Message
 
 from fedward.client.daemon.account import Account
 from fedward.client.daemon.daemon import Daemon
-from fedward.client.daemon.lock import held
 from fedward.client.daemon.record import Record
 from fedward.client.daemon.rules import SiteRules
 from fedward.client.daemon.seams import Place
@@ -36,6 +35,7 @@ from fedward.client.worker.trainer import Trainer
 from fedward.common import records
 from fedward.common.errors import FedwardError, RoundError, SiteConfigError
 from fedward.common.files import private_folder
+from fedward.common.lock import held
 from fedward.common.wire.body import Body
 from fedward.common.wire.message import task_key
 
@@ -51,7 +51,7 @@ def answer(message: Message, context: Context) -> Message:
     """
     try:
         home = _home(context)
-        with held(home.lock), another_identity():
+        with held(home.lock, who="a client"), another_identity():
             reply = asyncio.run(_ask_daemon(home, message, f"flower-{context.run_id}"))
         with Body.open(reply) as body:
             content = body.content()

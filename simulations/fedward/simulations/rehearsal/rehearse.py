@@ -18,13 +18,12 @@ from fedward.common.errors import FedwardError, OutputError, RoundError
 from fedward.common.study import load_study
 from fedward.common.tensors import Weights
 from fedward.server.checkpoints import CheckpointFolder, NoCheckpoints
-from fedward.server.flower_app import build_server_app
+from fedward.server.flower_app import Unwatched, build_server_app
 from fedward.server.rounds import Outcome
 from fedward.simulations.arms import make_sites
 from fedward.simulations.engines.loop import run_in_loop
 from fedward.simulations.rehearsal.federation import Federation, command
 from fedward.simulations.rehearsal.hospitals import Hospital, prepare_hospitals
-from fedward.simulations.unwatched import Unwatched
 
 if TYPE_CHECKING:
     from fedward.simulations.rehearsal.chaos import Chaos

@@ -1,4 +1,4 @@
-"""One service for one folder: two would answer the same hospitals."""
+"""One process for one folder: two daemons would pay for the same round twice."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ from fedward.common.files import output_error
 
 
 @contextmanager
-def held(path: Path) -> Iterator[None]:
+def held(path: Path, *, who: str) -> Iterator[None]:
     """Hold a lock file; the system lets it go when this process ends, however it ends.
+
+    Args:
+        path: the file; made if it is not there.
+        who: what another process that holds it is, for the message.
 
     Raises:
         StateError: another process holds it.
@@ -29,8 +33,10 @@ def held(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise StateError(
-                "a server already runs on this folder", hint="stop that one first"
+                f"{who} already runs on this folder", hint="stop that one first"
             ) from error
+        os.ftruncate(file, 0)
+        os.write(file, f"{os.getpid()}\n".encode())
         yield
     finally:
         os.close(file)
