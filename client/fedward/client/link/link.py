@@ -36,6 +36,7 @@ from fedward.client.link.upkeep import Upkeep
 from fedward.common.errors import FedwardError, LinkError
 from fedward.common.files import output_error
 from fedward.common.identity import Identity, Roster
+from fedward.common.memory import reuse_memory
 from fedward.common.wire.link_pb2 import Beat, Notice
 from fedward.common.wire.session import Heads
 
@@ -141,6 +142,7 @@ class Link:
             IdentityError: this site was revoked.
             OutputError: the inbox cannot be made.
         """
+        reuse_memory()
         inbox = self._settings.inbox
         try:
             inbox.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -23,6 +23,7 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from fedward.common.errors import FedwardError, LinkError
 from fedward.common.identity.keys import PrivateKey
 from fedward.common.identity.roster import Roster
+from fedward.common.memory import reuse_memory
 from fedward.common.wire.link_pb2_grpc import add_LinkServicer_to_server
 from fedward.common.wire.transport import server_options
 from fedward.server.link.attending import Attendance
@@ -145,6 +146,7 @@ class LinkServer:
             LinkError: the port is taken, or not ours to take.
         """
         allow_many_files()
+        reuse_memory()
         settings = self._settings
         self._loop = asyncio.get_running_loop()
         self._server = grpc.aio.server(options=server_options())
