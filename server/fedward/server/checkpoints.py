@@ -122,6 +122,7 @@ class CheckpointFolder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._told: list[tuple[RoundRecord, str]] = []
 
     def save(self, state: RunState) -> None:
         """Write the state atomically, then remove those older than the newest `KEEP`.
@@ -137,12 +138,11 @@ class CheckpointFolder:
             "round": state.round,
             "transform": state.transform,
             "site_weights": state.site_weights,
-            "history": [asdict(record) for record in state.history],
             "notes": state.notes,
             "absent": state.absent,
             "order": list(state.weights),
         }
-        text = json.dumps(rest)
+        text = f'{json.dumps(rest)[:-1]}, "history": [{self._history(state)}]}}'
         pieces = _safetensors(tensors, {"state": text, "digest": _digest(text, tensors)})
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -152,6 +152,16 @@ class CheckpointFolder:
         for old in self._files()[:-KEEP]:
             with suppress(OSError):  # one checkpoint too many does no harm
                 old.unlink()
+
+    def _history(self, state: RunState) -> str:
+        """Records as JSON; each is put into words once, or a long run would do little else."""
+        known = self._told[: len(state.history)]
+        same = 0
+        while same < len(known) and known[same][0] is state.history[same]:
+            same += 1
+        fresh = state.history[same:]
+        self._told = known[:same] + [(record, json.dumps(asdict(record))) for record in fresh]
+        return ", ".join(text for _, text in self._told)
 
     def newest(self) -> RunState | None:
         """Read the newest state that can be read.

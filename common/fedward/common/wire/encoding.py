@@ -20,7 +20,7 @@ DEFLATE = "deflate"
 PLAIN = ""
 ENCODINGS = frozenset({PLAIN, DEFLATE})
 """How a body may travel."""
-_SAMPLE = 64 << 10
+_SAMPLE = 16 << 10
 _WORTH_IT = 0.8
 _SMALLEST = 4 << 10
 

@@ -179,7 +179,8 @@ class Mailbox:
             for key in keys:
                 slot = self._slots.pop(key, None)
                 if slot is not None:
-                    closed.append(slot.task.site)
+                    if slot.given is None:  # who has answered need not be told at once
+                        closed.append(slot.task.site)
                     self._closed[key] = slot.task.work
                     if len(self._closed) > _REMEMBERED:
                         self._closed.popitem(last=False)
