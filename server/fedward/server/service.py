@@ -83,7 +83,11 @@ async def serve(
         FedwardError: the service cannot be set up.
     """
     stop = stop or asyncio.Event()
-    with held(folder.lock, who="a server"), Registry.open(folder.database) as registry, ExitStack() as stack:
+    with (
+        held(folder.lock, who="a server"),
+        Registry.open(folder.database) as registry,
+        ExitStack() as stack,
+    ):
         audit = stack.enter_context(folder.open_audit_log(options.passphrase))
         if options.own_process:
             stack.enter_context(_signals(stop))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +22,9 @@ from fedward.server.flower_app import Unwatched, build_server_app
 from fedward.server.rounds import Outcome
 from fedward.simulations.arms import make_sites
 from fedward.simulations.engines.loop import run_in_loop
+from fedward.simulations.rehearsal.chaos import Chaos, Event
 from fedward.simulations.rehearsal.federation import Federation, command
 from fedward.simulations.rehearsal.hospitals import Hospital, prepare_hospitals
-
-if TYPE_CHECKING:
-    from fedward.simulations.rehearsal.chaos import Chaos
 
 Said = Callable[[str], None]
 """Told what happens, a line at a time."""
@@ -135,23 +133,25 @@ def rehearse(plan: Plan, said: Said) -> Rehearsed:
             federation.approve(hospital.name)
         said("submitted and approved everywhere")
         begun = time.monotonic()
-        chaos = _chaos(federation, plan) if plan.kills else None
-        if chaos is not None:
-            chaos.start()
-            stack.callback(chaos.stop)
-        ended = _follow(federation, said, plan.kills)
-        kills = [str(event) for event in chaos.events] if chaos is not None else []
-        if chaos is not None:
-            chaos.stop()
+        with _chaos(federation, plan) as events:
+            ended = _follow(federation, said, plan.kills)
         seconds = time.monotonic() - begun
         federation.settle()
-    return _judge(federation, ended, kills, seconds)
+    return _judge(federation, ended, [str(event) for event in events], seconds)
 
 
-def _chaos(federation: Federation, plan: Plan) -> Chaos:
-    from fedward.simulations.rehearsal.chaos import Chaos
-
-    return Chaos(federation, seed=plan.seed, kills=plan.kills)
+@contextmanager
+def _chaos(federation: Federation, plan: Plan) -> Iterator[Sequence[Event]]:
+    """Kill as many things as planned meanwhile; everything runs again afterwards."""
+    if not plan.kills:
+        yield ()
+        return
+    chaos = Chaos(federation, seed=plan.seed, kills=plan.kills)
+    chaos.start()
+    try:
+        yield chaos.events
+    finally:
+        chaos.stop()
 
 
 def _fresh(folder: Path) -> Path:
