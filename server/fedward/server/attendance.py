@@ -1,14 +1,16 @@
 """Who takes part in a run: which site is at which node, who left, who came (back).
 
 Node ids are the carrier's business and change when it restarts; a site is known by the name that it
-gives itself when it is asked.
+gives itself when it is asked. A carrier that knows who is who (`KnowsSites`) is believed before it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from typing import Protocol, runtime_checkable
 
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedward.common import records
@@ -18,6 +20,15 @@ from fedward.server.evaluation import OVERALL
 from fedward.server.replies import Replies, ask, queries, text_of
 
 _LONGEST_NAME = 200
+
+
+@runtime_checkable
+class KnowsSites(Protocol):
+    """A carrier that has checked who is at the other end of each node."""
+
+    def site_names(self) -> Mapping[int, str]:
+        """Site name by node id."""
+        ...
 
 
 class Attendance:
@@ -43,7 +54,7 @@ class Attendance:
         """Ask every node which site it is.
 
         Returns:
-            Of nodes that did not say so, `node <id>` and the reason.
+            Of nodes that did not say so, the site (or `node <id>`) and the reason.
 
         Raises:
             FedwardError: fewer sites than the study needs hold this study.
@@ -86,7 +97,7 @@ class Attendance:
         reasons = replies.reasons
         for node, name in names.items():
             if taken[name] > 1:
-                reasons[_unnamed(node)] = "another node is the site of that name"
+                reasons[self._called(node)] = "another node is the site of that name"
                 continue
             self._names[node] = name
             news.pop(name, None)  # it is there again, at another node
@@ -95,23 +106,31 @@ class Attendance:
         return news | self._news(reasons)
 
     def _ask(self, nodes: Iterable[int]) -> Replies:
-        asked = {node: _unnamed(node) for node in nodes}
+        known = self._known()
+        asked = {node: self._called(node) for node in nodes}
         replies = ask(
             self._grid,
             queries(self._study, records.INTRODUCE, asked),
             asked,
             deadline_s=self._study.aggregation.deadline_s,
         )
-        return replies.checked(lambda _node, answer: _check_name(text_of(answer, records.SITE)))
+
+        def check(_called: str, answer: Message) -> None:
+            node = answer.metadata.src_node_id
+            _check_name(text_of(answer, records.SITE), known.get(node))
+
+        return replies.checked(check)
+
+    def _known(self) -> Mapping[int, str]:
+        return self._grid.site_names() if isinstance(self._grid, KnowsSites) else {}
+
+    def _called(self, node: int) -> str:
+        return self._known().get(node, f"node {node}")
 
     def _news(self, reasons: Mapping[str, str]) -> dict[str, str]:
         news = {who: reason for who, reason in reasons.items() if self._said.get(who) != reason}
         self._said.update(news)
         return news
-
-
-def _unnamed(node: int) -> str:
-    return f"node {node}"
 
 
 def _names(replies: Replies) -> dict[int, str]:
@@ -121,6 +140,8 @@ def _names(replies: Replies) -> dict[int, str]:
     }
 
 
-def _check_name(name: str) -> None:
+def _check_name(name: str, known: str | None) -> None:
+    if known is not None and name != known:
+        raise RoundError("gave a name that is not its own", hint="see what is wrong at the site")
     if name == OVERALL or not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
         raise RoundError("that is no name for a site", hint="choose another in site.toml")

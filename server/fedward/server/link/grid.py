@@ -107,6 +107,10 @@ class GrpcGrid(Grid):
         """All sites that take part, connected or not."""
         return list(self._nodes())
 
+    def site_names(self) -> Mapping[int, str]:
+        """Whose certificate is at the end of each node; see `attendance.KnowsSites`."""
+        return self._nodes()
+
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Offer messages to their sites; the keys are for `pull_messages`."""
         asked = self._ask(messages, Outgoing(self._folder))
