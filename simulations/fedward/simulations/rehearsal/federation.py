@@ -141,7 +141,7 @@ class Federation:
             "--fingerprint", made["fingerprint"], "--out", bundle,
         )  # fmt: skip
         command("client", "install", folder, bundle, "--ca-fingerprint", root)
-        write_atomic(folder / "site.toml", _placed(hospital.site_file))
+        write_atomic(folder / "site.toml", placed(hospital.site_file))
         write_atomic(folder / "policy.toml", _policy(self.study))
 
     def start(self) -> None:
@@ -222,7 +222,7 @@ class Federation:
         return study_hash(self.study)
 
 
-def _placed(site_file: Path) -> str:
+def placed(site_file: Path) -> str:
     """A `site.toml` for another folder: relative paths become absolute."""
 
     def absolute(match: re.Match[str]) -> str:

@@ -22,7 +22,6 @@ from typing import Self
 
 from fedward.common.errors import RoundError
 
-_COMMAND = "import sys; from fedward.common.cli import main; sys.exit(main())"
 _READY_S = 60.0
 _STOP_S = 15.0
 _PORTS = range(20_000, 32_000)
@@ -75,7 +74,7 @@ class Service:
         environment = {**os.environ, **self._environment, "NOTIFY_SOCKET": notify}
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(  # noqa: S603  (our own command)
-                [*self._within, sys.executable, "-c", _COMMAND, *self._arguments],
+                [*self._within, sys.executable, "-m", "fedward.common", *self._arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
