@@ -26,8 +26,8 @@ from fedward.simulations.rehearsal.hospitals import prepare_hospitals
 pytestmark = pytest.mark.slow
 
 CONGESTION = os.environ.get("FEDWARD_CONGESTION", "bbr")
-"""How both machines send. What finds each loss a sign of a full line, as cubic does, sends 100 kB/s
-over this one: the same rounds take minutes each, and CI has no time for that."""
+"""How both machines send. What finds each loss a sign of a full line, as `reno` and cubic do, sends
+100 kB/s over this one: the same rounds take many minutes, and CI has no time for that."""
 WITHIN_S = 150.0 if CONGESTION == "bbr" else 3000.0
 STUDY = """
 [study]

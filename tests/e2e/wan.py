@@ -31,7 +31,7 @@ _TUNSETIFF, _TUN, _NO_PI = 0x400454CA, 0x0001, 0x1000
 _LARGEST_PACKET = 65_536
 _AT_ONCE = 64
 _QUEUE = 10_000
-"""Packets on the way, each way; more are lost: ten times what netem has by default, for a fast line."""
+"""Packets on the way, each way; more are lost."""
 
 
 class Unavailable(Exception):  # noqa: N818  (it says that something is missing, here)
@@ -66,7 +66,7 @@ class Wan:
     """
 
     def __init__(
-        self, *, delay_s: float, loss: float, seed: int = 1, congestion: str = "cubic"
+        self, *, delay_s: float, loss: float, seed: int = 1, congestion: str = "reno"
     ) -> None:
         self._line_arguments = [str(delay_s), str(loss), str(seed)]
         self._congestion = congestion
