@@ -195,7 +195,7 @@ def test_a_study_that_nobody_approved_is_refused(tmp_path: Path) -> None:
 def test_a_study_that_was_withdrawn_is_refused(tmp_path: Path) -> None:
     ward = Ward(tmp_path)
     ward.decide("withdraw")
-    refused(ward, 14, "has not approved the study")
+    refused(ward, 14, "has withdrawn from the study")
 
 
 def test_a_decision_that_was_forged_is_refused(tmp_path: Path) -> None:

@@ -21,6 +21,12 @@ from fedward.common.identity import PrivateKey
 from fedward.common.statements import DECISION, state
 from fedward.common.study import Study
 
+_UNWILLING = {
+    "approved": "this site has not approved the study",  # by now it has: it was asked too early
+    "waiting": "this site has not approved the study",
+    "refused": "this site has refused the study",
+    "withdrawn": "this site has withdrawn from the study",
+}
 _CHOICES = {"approved": "approve", "refused": "refuse", "withdrawn": "withdraw"}
 
 
@@ -51,9 +57,8 @@ class SiteRules:
         try:
             status = self._decisions.require_approved(name, policy)
         except PolicyError as error:
-            raise PolicyError(
-                "this site has not approved the study", hint="ask its stewards"
-            ) from error
+            said = _UNWILLING[self._decisions.status(name, policy).state]
+            raise PolicyError(said, hint="ask its stewards") from error
         manifest = read_bytes(
             self._home.manifests / f"{name}.json",
             error=StateError,
