@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -245,6 +246,27 @@ def test_two_answers_that_differ_are_both_given(make: MakeGrid, sites: Sites) ->
     of_south = [answer for answer in found if answer.metadata.src_node_id == 3]
     assert of_south[-1].error.reason == "answered twice, and not the same"
     assert [a.has_content() for a in found if a.metadata.src_node_id == 2] == [True]
+
+
+def test_a_site_that_never_finishes_fills_no_disk(
+    make: MakeGrid, sites: Sites, tmp_path: Path
+) -> None:
+    grid = make()
+    list(grid.push_messages(messages(question(), 2)))
+    task = sites.wait_for(NODES[2])
+    for number in range(5):
+        header = Header(
+            round=task.round,
+            body_sha256=hashlib.sha256(bytes([number])).digest(),
+            body_size=1000,
+            plain_size=1000,
+        )
+        incoming = sites.mailbox.begin_reply(task.key, header)
+        assert incoming is not None
+        incoming.write(0, bytes(999))
+        incoming.close()
+    assert len(list((tmp_path / "run-1").glob("*.part"))) == 1
+    assert sites.mailbox.offset(task.key, sha256=header.body_sha256, size=1000) == 999
 
 
 def test_after_a_restart_nobody_is_asked_twice(

@@ -66,10 +66,18 @@ class Shelf:
     def incoming(self, task: Task, *, sha256: bytes, size: int) -> Incoming:
         """Where a reply is written; takes up what is there. May read all of it: not for the loop.
 
+        Of one task only one unfinished reply is kept: a site that announces ever others, and
+        finishes none, fills no disk.
+
         Raises:
             OutputError: the disk refuses.
         """
-        return Incoming(self._body(task, sha256), sha256=sha256, size=size)
+        wanted = self._body(task, sha256)
+        for other in self._folder.glob(self._file(task, "-*.body.part").name):
+            if other.name != wanted.name + ".part":
+                with suppress(OSError):
+                    other.unlink()
+        return Incoming(wanted, sha256=sha256, size=size)
 
     def offset(self, task: Task, *, sha256: bytes, size: int) -> int:
         """How many bytes of a reply are here."""
