@@ -197,6 +197,7 @@ class Service:
         for study in moved:
             if states[study] != "approved":
                 self._daemon.withdrawn(study)
+                self._link.reconsider(study)
         for study, run in self._account.open_runs():
             if states.get(study) in ("withdrawn", "refused"):
                 self._account.end_run(study, run, states[study])

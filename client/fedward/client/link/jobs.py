@@ -109,6 +109,17 @@ class Jobs:
             if job is not None:
                 self._close(job)
 
+    def reconsider(self, study: str) -> None:
+        """The site thinks otherwise of a study now: its replies wait, until it was asked anew."""
+        for job in self._jobs.values():
+            if job.offer.header.study != study or job.reply is None or job.closed:
+                continue
+            if job.task is not None:
+                job.task.cancel()
+            job.reply = None
+            job.task = asyncio.create_task(self._follow(job))
+            job.task.add_done_callback(self._ended)
+
     def connected(self, line: Line) -> None:
         """There is a line."""
         self._line = line

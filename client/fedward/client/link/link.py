@@ -135,6 +135,10 @@ class Link:
             raise LinkError("the server cannot be reached", hint="it is tried again")
         return await ask(line, kind, body, **fields)
 
+    def reconsider(self, study: str) -> None:
+        """What is ready to be sent for a study is not, until the site was asked for it anew."""
+        self._jobs.reconsider(study)
+
     async def run(self) -> None:
         """Keep the link up until cancelled.
 
