@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from fedward.client.daemon.seams import Place, Signals
 from fedward.client.decisions import Decisions, Verdict
 from fedward.client.link.assignments import Assignment
 from fedward.client.manifest import load_manifest
-from fedward.client.outbox import Outbox, write_durably
+from fedward.client.offers import keep_offer, read_offer
+from fedward.client.outbox import MOST_QUESTIONS, Outbox, write_durably
 from fedward.client.policy import load_policy
 from fedward.client.worker.process import WorkerDied
 from fedward.client.worker.protocol import Do, Done, Load
@@ -33,7 +35,7 @@ from fedward.common.study import Study, study_hash
 from fedward.common.wire.body import Body, Content, write_body
 from fedward.common.wire.link_pb2 import Head, Header
 from fedward.common.wire.message import seal
-from fedward.simulations.fake_hospital import make_hospital
+from fedward.simulations.fake_hospital import Consortium, approve_data, make_hospital
 from fedward.simulations.fakes import small_study
 
 SITE = "hospital-1"
@@ -272,6 +274,44 @@ def test_a_round_that_is_over_is_refused_and_the_same_task_is_not(tmp_path: Path
         code, reason = code_and_reason(await daemon.do(ward.asked(1, key="ef" * 32)))
         assert (code, len(pool.tasks)) == (8, 2)
         assert "round that is over" in reason
+
+    ward.run(story)
+
+
+def test_nobody_asks_on_and_on_in_a_round(tmp_path: Path) -> None:
+    """Without privacy, each different question about the same patients tells more about them."""
+    ward = Ward(tmp_path)
+
+    async def story(daemon: Daemon, pool: Trained) -> None:
+        answered = 0
+        for number in range(10):
+            reply = read(await daemon.do(ward.asked(1, key=f"{number:064x}")))
+            answered += records.ERROR_CODE not in reply.config
+        assert answered == len(pool.tasks) == MOST_QUESTIONS
+        assert read(await daemon.do(ward.asked(1, key="0" * 64))).arrays
+        assert read(await daemon.do(ward.asked(2, key="cd" * 32))).arrays
+
+    ward.run(story)
+
+
+def test_an_answer_is_not_given_in_the_name_of_another_study(tmp_path: Path) -> None:
+    """What was answered for a study that is withdrawn, asked for under one that is approved."""
+    ward = Ward(tmp_path)
+    other = small_study(training={"seed": 9})
+    consortium = Consortium.make()
+    keep_offer(ward.home.studies, read_offer(consortium.offer(other), consortium.roster()))
+    first = ward.asked()
+
+    async def story(daemon: Daemon, pool: Trained) -> None:
+        path = await daemon.do(first)
+        ward.decide("withdraw")
+        approve_data(ward.home, other)
+        ward.name = study_hash(other)
+        ward.decide("approve")
+        code, reason = code_and_reason(await daemon.do(replace(first, study=ward.name)))
+        assert (code, len(pool.tasks)) == (8, 1)
+        assert "names another study" in reason
+        assert not path.exists()
 
     ward.run(story)
 

@@ -349,6 +349,31 @@ def test_what_the_study_cannot_ask_is_refused(change: Any, last: int, tmp_path: 
         gate(STUDY).check_task(question, last_round=last)
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "given", "let_in"),
+    [
+        ({"name": "fedprox", "mu": 0.1}, {records.PROXIMAL_MU: 0.1}, True),
+        ({"name": "fedprox", "mu": 0.1}, {records.PROXIMAL_MU: 0.2}, False),
+        ({"name": "fedprox", "mu": 0.1}, {}, False),
+        ({"name": "fedavg"}, {}, True),
+        ({"name": "fedavg"}, {records.PROXIMAL_MU: 1e6}, False),
+        ({"name": "fedavg"}, {records.PROXIMAL_MU: "0"}, False),
+    ],
+)
+def test_sites_train_as_the_study_says_and_not_as_the_server_says(
+    algorithm: dict[str, Any], given: dict[str, Any], let_in: bool, tmp_path: Path
+) -> None:
+    study = small_study(algorithm=algorithm)
+    question = asked(study, tmp_path)
+    config = {records.STUDY_HASH: study_hash(study), records.ROUND: 1, **given}
+    write_body(question.body, Content(config, {}, WEIGHTS))
+    if let_in:
+        gate(study).check_task(question, last_round=0)
+        return
+    with pytest.raises(RoundError, match="another training"):
+        gate(study).check_task(question, last_round=0)
+
+
 def test_a_body_about_another_study_is_refused(tmp_path: Path) -> None:
     question = asked(small_study(training={"seed": 9}), tmp_path)
     with pytest.raises(RoundError, match="names another study"):

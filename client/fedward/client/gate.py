@@ -27,6 +27,7 @@ from fedward.common.errors import FedwardError, PrivacyError, RoundError
 from fedward.common.metrics.counts import Counts, cell_shapes
 from fedward.common.preprocess.statistics import Statistics
 from fedward.common.study import Study, study_hash
+from fedward.common.study.schema import FedProx
 from fedward.common.wire.body import ArraySpec, Body, Content
 
 ACTIONS = (records.INTRODUCE, records.STATISTICS, records.TRAIN, records.EVALUATE)
@@ -96,12 +97,25 @@ class Gate:
             raise _refused("the server asked for a round that the study does not have")
         if not early and asked.round < last_round:
             raise _refused("the server asked for a round that is over at this site")
+        self.check_named(asked)
         with Body.open(asked.body) as body:
-            if body.config.get(records.STUDY_HASH) != self._hash:
-                raise _refused("a task's body names another study than its header")
             told = 0 if early else asked.round
             if body.config.get(records.ROUND, 0) != told:
                 raise _refused("a task's body names another round than its header")
+            if asked.action == records.TRAIN and not _same_pull(self._study, body):
+                raise _refused("the server asked for another training than the study's")
+
+    @staticmethod
+    def check_named(asked: Question) -> None:
+        """Refuse a task whose body is about another study than its header.
+
+        Raises:
+            RoundError: it is.
+            LinkError: the body cannot be read.
+        """
+        with Body.open(asked.body) as body:
+            if body.config.get(records.STUDY_HASH) != asked.study:
+                raise _refused("a task's body names another study than its header")
 
     def check(self, asked: Question, reply: Path) -> None:
         """Refuse a reply that may not leave; return if it may.
@@ -187,6 +201,14 @@ def _check_refusal(body: Body) -> None:
     known = type(code) is int and isinstance(reason, str) and may_be_told(code, reason)
     if body.specs or not known:
         raise _stopped("refuses in words that may not leave")
+
+
+def _same_pull(study: Study, body: Body) -> bool:
+    """Whether a task holds a site to the shared model as the study does: the server names it."""
+    algorithm = study.algorithm
+    wanted = algorithm.mu if isinstance(algorithm, FedProx) else 0.0
+    given = body.config.get(records.PROXIMAL_MU, 0.0)
+    return isinstance(given, int | float) and float(given) == wanted
 
 
 def _check_keys(body: Body, *, config: set[str], metrics: set[str]) -> None:

@@ -8,6 +8,7 @@ mind.
     ROUND.KEY.work     written by the training process, not seen by the gate yet
     ROUND.KEY.reply    passed the gate
     ROUND.KEY.refusal  says why there is none
+    ROUND.ACTION.KEY.asked   that it was asked, see `Outbox.ask`
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from fedward.common.errors import LinkError
+from fedward.common.errors import LinkError, RoundError
 from fedward.common.files import output_error
 from fedward.common.wire.body import Content, Written, write_body
 
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _KEY = re.compile(r"[0-9a-f]{64}")
+MOST_QUESTIONS = 3
+"""How many different tasks of one kind a site takes in a round: a server that was killed may ask
+for something else than before, but none may ask on and on."""
 
 
 class Outbox:
@@ -60,6 +64,31 @@ class Outbox:
         except OSError as error:
             raise output_error(folder, error) from error
         return folder / f"{number:07d}.{key}.work"
+
+    def ask(self, work: Path, action: str) -> None:
+        """Note that a task of a round is taken on; the same again changes nothing.
+
+        Without privacy nothing else bounds how many questions are asked about the same patients:
+        the ledger does so where there is a promise.
+
+        Raises:
+            RoundError: too many others of that kind were taken on in that round.
+            OutputError: the disk refuses.
+        """
+        number, key = _round(work), work.stem.partition(".")[2]
+        if number == 0:  # before the first round every answer is the same
+            return
+        mine = work.with_name(f"{number:07d}.{action}.{key}.asked")
+        known = {path.name for path in work.parent.glob(f"{number:07d}.{action}.*.asked")}
+        if len(known - {mine.name}) >= MOST_QUESTIONS:
+            raise RoundError(
+                "the server asked for too many different things in one round",
+                hint="server and site must run the same study in the same order",
+            )
+        try:
+            mine.touch(mode=0o600)
+        except OSError as error:
+            raise output_error(mine, error) from error
 
     def find(self, run: str, key: str) -> Path | None:
         """What was answered to a task; a reply rather than a refusal."""
@@ -115,7 +144,7 @@ class Outbox:
                 received.unlink()
         run = received.parent.name
         last = self.last_round(run)
-        for path in self._replies(run):
+        for path in (*self._replies(run), *received.parent.glob("*.asked")):
             if 0 < _round(path) < last:
                 with suppress(OSError):
                     path.unlink()

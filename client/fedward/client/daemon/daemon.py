@@ -144,6 +144,8 @@ class Daemon:
         work = self._outbox.work(asked.run, asked.round, asked.key)
         try:
             study = self._allowed(asked)
+            # What was answered may be asked for again, but not in the name of another study.
+            await asyncio.to_thread(Gate.check_named, _question(asked))
             found = self._outbox.find(asked.run, asked.key)
             if found is not None:
                 return found
@@ -167,9 +169,10 @@ class Daemon:
         return study
 
     async def _train(self, asked: Assignment, study: Study, work: Path) -> Path:
-        question = Question(asked.study, asked.run, asked.round, asked.action, asked.body)
+        question = _question(asked)
         # Before anything is paid for, the gate looks at what is asked.
         await asyncio.to_thread(self._check_task, study, question)
+        self._outbox.ask(work, asked.action)
         load = Load(str(self._place.folder), asked.study, asked.run, self._place.threads)
         task = Do(asked.key, str(asked.body), asked.action, asked.round, str(work))
         done = await self._pool.do(load, task)
@@ -228,6 +231,10 @@ class Daemon:
         path = self._outbox.refuse(work, content)
         self._signals.answered(asked, error)
         return path
+
+
+def _question(asked: Assignment) -> Question:
+    return Question(asked.study, asked.run, asked.round, asked.action, asked.body)
 
 
 def _digest(path: Path) -> str:
