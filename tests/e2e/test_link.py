@@ -458,6 +458,33 @@ def test_a_stray_proxy_variable_redirects_nothing(
     within(main())
 
 
+def test_the_same_question_asked_again_at_once_is_answered_again(tmp_path: Path) -> None:
+    """As before every round, of a site that refused before: both within one notice."""
+
+    async def main() -> None:
+        async with World(tmp_path) as world:
+            site = world.site("north")
+            await site.connected()
+            same, other = body(tmp_path, 100), body(tmp_path, 100, "other")
+            for number in range(1, 20):
+                task = world.task("north", same, round_number=0)
+                answer = (await world.collect(task))["north"]
+                assert answer.body is not None
+                # Nothing of the server runs between these: a round in between, and asked again.
+                later = world.task("north", other, round_number=number)
+                world.mailbox.close([task.key])
+                world.mailbox.post([later])
+                world.mailbox.close([later.key])
+                again = world.task("north", same, round_number=0)
+                world.mailbox.post([again])
+                answer = (await world.collect(again))["north"]
+                assert answer.body is not None
+                world.mailbox.close([again.key])
+                world.mailbox.post([world.task("north", other, round_number=1000 + number)])
+
+    within(main())
+
+
 def test_stopping_leaves_nothing_behind(tmp_path: Path) -> None:
     async def main() -> None:
         async with World(tmp_path) as world:

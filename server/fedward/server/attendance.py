@@ -88,7 +88,9 @@ class Attendance:
             del self._names[node]
             self._said.pop(name, None)
         news = {name: "left the federation" for name in left.values() if name in eligible}
-        strangers = sorted(listed - set(self._names))
+        # Who is known to have missed the preparation is not asked in vain before every round.
+        missed = {node for node, name in self._known().items() if name not in eligible}
+        strangers = sorted(listed - set(self._names) - missed)
         if not strangers:
             return news
         replies = self._ask(strangers)

@@ -77,6 +77,9 @@ class Daemon:
         """
         key = assignment.key
         job = self._jobs.get(key)
+        if job is not None and job.cancelling():  # closed, and now asked again
+            await asyncio.wait([job])
+            job = self._jobs.get(key)
         if job is None:
             job = asyncio.create_task(self._answer(assignment))
             self._jobs[key], self._studies[key] = job, assignment.study

@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 _REFUSAL_SUFFIX = ".refusal"
 _AT_ONCE = 6
 """Transfers at a time; the server allows a few more calls than that."""
+_REMEMBERED = 1024
+"""Ids of messages that are known again: as far as a session lets messages overtake each other."""
 _NOT_ASKED_AGAIN_S = 3600.0
 """How long a task that is not offered any more is remembered: it is done again from its key."""
 
@@ -40,6 +42,7 @@ class _Job:
     working: bool = False
     reply: Path | None = None
     task: asyncio.Task[None] | None = None
+    again: Offer | None = None
 
 
 class Jobs:
@@ -93,20 +96,38 @@ class Jobs:
         if message_id(signed) in self._keys:
             return
         offer = read_offer(line.session, signed)
-        self._keys[offer.id] = offer.key
+        self._remember(offer)
         job = self._jobs.get(offer.key)
         if job is None:
-            job = self._jobs[offer.key] = _Job(line, offer)
-            job.task = asyncio.create_task(self._follow(job))
-            job.task.add_done_callback(self._ended)
-        job.line, job.offer = line, offer
+            self._begin(line, offer)
+        elif job.line is line and job.offered.is_set():
+            # Closed and asked again, before this end knew of the former: done after it, anew.
+            job.again = offer
+        else:
+            job.line, job.offer = line, offer
+            job.offered.set()
+
+    def _begin(self, line: Line, offer: Offer) -> None:
+        job = self._jobs[offer.key] = _Job(line, offer)
         job.offered.set()
+        job.task = asyncio.create_task(self._follow(job))
+        job.task.add_done_callback(self._ended)
+
+    def _remember(self, offer: Offer) -> None:
+        """Know a message again; one connection may last for weeks, so old ones are forgotten."""
+        self._keys[offer.id] = offer.key
+        if len(self._keys) > 2 * _REMEMBERED:
+            newest = list(self._keys)[-_REMEMBERED:]
+            kept = {*newest, *(one for one, key in self._keys.items() if key in self._jobs)}
+            self._keys = {one: key for one, key in self._keys.items() if one in kept}
 
     def close(self, ids: Iterable[bytes]) -> None:
         """Nobody waits for these any more."""
         for one in ids:
             job = self._jobs.get(self._keys.get(one, ""))
-            if job is not None:
+            if job is not None and job.again is not None and job.again.id == one:
+                job.again = None
+            elif job is not None:
                 self._close(job)
 
     def reconsider(self, study: str) -> None:
@@ -131,6 +152,7 @@ class Jobs:
         self._up.clear()
         for job in self._jobs.values():
             job.offered.clear()
+            job.again = None
         self._keys = {one: key for one, key in self._keys.items() if key in self._jobs}
 
     async def defect(self) -> None:
@@ -148,6 +170,8 @@ class Jobs:
     async def stop(self) -> None:
         """Give up everything; what is on the disk stays for the next time."""
         tasks = [job.task for job in self._jobs.values() if job.task is not None]
+        for job in self._jobs.values():
+            job.again = None
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -259,6 +283,8 @@ class Jobs:
         for path in files:
             with suppress(OSError):
                 path.unlink()
+        if job.again is not None:
+            self._begin(job.line, job.again)
 
 
 def _tell(phrase: str, job: _Job, error: FedwardError) -> None:

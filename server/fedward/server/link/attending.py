@@ -19,7 +19,10 @@ from fedward.server.link.peers import Peer
 from fedward.server.link.presence import Presence
 from fedward.server.link.refusals import SessionError, SilenceError
 from fedward.server.link.sessions import Attending, SiteSession
+from fedward.server.link.tasks import Task
 
+Told = tuple[bytes, Task]
+"""Id of the message that asked for a task, and the task."""
 MISSED_BEATS = 3
 """After how many heartbeats without one a site is taken for gone."""
 
@@ -99,7 +102,7 @@ class Attendance:
         context: Context,
     ) -> None:
         """Send notices; returns when the site ended the stream."""
-        number, told = 0, dict[str, bytes]()
+        number, told = 0, dict[str, Told]()
         while True:
             attending.wake.clear()
             if attending.ended is not None:
@@ -113,13 +116,13 @@ class Attendance:
                 async with asyncio.timeout(self._heartbeat_s):
                     await attending.wake.wait()
 
-    def _notice(self, session: SiteSession, number: int, told: dict[str, bytes]) -> Notice:
+    def _notice(self, session: SiteSession, number: int, told: dict[str, Told]) -> Notice:
         """What is new since the last notice of this stream.
 
         Args:
             session: of the site.
             number: of this notice.
-            told: id of the message that asked for a task, by its key; is brought up to date.
+            told: tasks that the site was told of, by key; is brought up to date.
         """
         site = session.peer.name
         notice = Notice(
@@ -127,10 +130,12 @@ class Attendance:
             roster_version=self._door.peers.roster.version,
             studies_version=self._desk.studies_version(site),
         )
-        for key in [key for key in told if self._mailbox.find(key) is None]:
-            notice.closed.append(told.pop(key))
+        # The same question may be closed and asked again between two notices: it is another task.
+        for key in [key for key, (_, task) in told.items() if self._mailbox.find(key) is not task]:
+            notice.closed.append(told.pop(key)[0])
         for task in self._mailbox.waiting(site):
             if task.key not in told:
-                told[task.key], signed = session.issue(task)
+                name, signed = session.issue(task)
+                told[task.key] = (name, task)
                 notice.tasks.append(signed)
         return notice
