@@ -115,6 +115,7 @@ def test_hours_may_pass_midnight(hours: str, clock: str, allowed: bool) -> None:
         "hours = '20:00-20:00'",
         "hours = 'always'",
         "approvers = ['A', 'A']",
+        "approvers = ['Dr. Åsa Berg', 'DR  A\u030asa berg']",
         "approvers = ['A']\napprovals_needed = 2",
         "approvals_needed = 0",
         "max_epsilon_total = 0.0",

@@ -14,6 +14,7 @@ from typing import Any
 from flwr.app import Message
 from flwr.serverapp import ServerApp
 
+from fedward.client.worker.records import from_records
 from fedward.common import records
 from fedward.common.audit import AuditLog
 from fedward.common.identity import (
@@ -30,6 +31,7 @@ from fedward.common.statements import OFFER, state
 from fedward.common.study import Study, canonical_json, study_hash
 from fedward.common.tensors import Weights
 from fedward.common.wire import kinds
+from fedward.common.wire.body import body_size
 from fedward.common.wire.link_pb2 import Head, Header
 from fedward.common.wire.message import seal
 from fedward.server.authority import utc_now
@@ -111,6 +113,7 @@ class SiteGrid(LoopGrid):
         answer = super()._deliver(message)
         site = self.site(message.metadata.dst_node_id)
         number = int(message.content.config_records["config"].get(records.ROUND, 0))  # type: ignore[arg-type]
+        size = 1 if answer.has_error() else body_size(from_records(answer.content))
         header = Header(
             protocol=kinds.PROTOCOL,
             sender=site,
@@ -121,8 +124,8 @@ class SiteGrid(LoopGrid):
             round=number,
             action=message.metadata.message_type,
             body_sha256=b"\1" * 32,
-            body_size=1,
-            plain_size=1,
+            body_size=size,
+            plain_size=size,
             ledger=Head(length=number + 1, hash=bytes([number + 1]) * 32),
         )
         self.order.receipts.add(seal(header, self.keys[site]).SerializeToString())

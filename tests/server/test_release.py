@@ -15,6 +15,9 @@ from fedward.common.cli import main
 from fedward.common.errors import FedwardError, IdentityError, ModelError, StateError
 from fedward.common.identity import PrivateKey, make_root
 from fedward.common.statements import RELEASE, state
+from fedward.common.wire import kinds
+from fedward.common.wire.link_pb2 import Header, Signed
+from fedward.common.wire.message import seal
 from fedward.server.authority import utc_now
 from fedward.server.registry import State
 from fedward.server.release import MANIFEST, digests, privacy_statement
@@ -154,6 +157,31 @@ def test_even_the_coordinator_cannot_invent_a_contribution(
     path.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
     seal_again(original, release)
     with pytest.raises(FedwardError):
+        verify_release(release, root_pem=original.consortium.root_pem)
+
+
+@pytest.mark.parametrize(
+    ("changes", "proven"),
+    [({}, True), ({"body_size": 300, "plain_size": 300}, False), ({"kind": kinds.RECEIPT}, False)],
+)
+def test_a_signed_refusal_proves_no_contribution(
+    changes: dict[str, Any], proven: bool, original: Released, release: Path
+) -> None:
+    """A refusal, too, is a reply to that task in that round, signed by the hospital."""
+    path = release / "receipts.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    signed = Signed.FromString(bytes.fromhex(lines[0]["evidence"]))
+    header = Header.FromString(signed.header)
+    for name, value in changes.items():
+        setattr(header, name, value)
+    said = seal(header, original.consortium.keys[lines[0]["site"]])
+    lines[0]["evidence"] = said.SerializeToString().hex()
+    path.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
+    seal_again(original, release)
+    if proven:
+        assert verify_release(release, root_pem=original.consortium.root_pem).proven == 6
+        return
+    with pytest.raises(ModelError, match="is for something else"):
         verify_release(release, root_pem=original.consortium.root_pem)
 
 

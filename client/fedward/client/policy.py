@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, time
@@ -66,8 +67,8 @@ class Policy(Section):
 
     @model_validator(mode="after")
     def _approvals_can_be_had(self) -> Self:
-        if len(set(self.approvers)) != len(self.approvers):
-            raise ValueError("approvers must differ from each other")
+        if len(set(map(_spoken, self.approvers))) != len(self.approvers):
+            raise ValueError("approvers must differ from each other, in more than their spelling")
         if self.approvers and self.approvals_needed > len(self.approvers):
             raise ValueError("approvals_needed is more than there are approvers")
         if self.max_epsilon_per_study > self.max_epsilon_total:
@@ -123,6 +124,16 @@ class Finding:
             else "ask for another study, or change the policy if that is right"
         )
         return PolicyError(f"the site's policy does not allow this study: {self}", hint=hint)
+
+
+def _spoken(name: str) -> str:
+    """A name as it sounds: one person may not count twice as "Dr. Berg" and "DR BERG".
+
+    >>> _spoken("Dr. Åsa  Berg") == _spoken("dr åsa berg")
+    True
+    """
+    plain = unicodedata.normalize("NFKD", name).casefold()
+    return "".join(c for c in plain if c.isalnum()) or name
 
 
 def load_policy(path: Path) -> Policy:

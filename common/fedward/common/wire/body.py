@@ -130,6 +130,11 @@ def write_body(path: Path, content: Content) -> Written:
     return Written(path, digest.digest(), size)
 
 
+def body_size(content: Content) -> int:
+    """Bytes of the file that `write_body` would write."""
+    return len(_header(content)) + sum(array.nbytes for array in content.arrays.values())
+
+
 def _header(content: Content) -> bytes:
     table: dict[str, Any] = {}
     offset = 0
