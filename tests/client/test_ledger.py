@@ -162,6 +162,17 @@ def test_a_run_that_was_closed_is_taken_up_again_where_it_was(desk: Desk) -> Non
     desk.reserve(2)
 
 
+def test_a_cap_that_was_lowered_holds_for_a_run_that_goes_on(desk: Desk) -> None:
+    desk.admit()
+    desk.reserve(1)
+    before = desk.entries()
+    with pytest.raises(PrivacyError, match="allows"):
+        desk.admit(caps=replace(CAPS, epsilon_per_study=ALONE / 2, epsilon_total=ALONE / 2))
+    assert desk.entries() == before
+    desk.admit(caps=replace(CAPS, epsilon_total=ALONE + 0.001))
+    assert desk.entries() == before + 1, "who changed the caps is on record"
+
+
 def test_a_closed_run_does_not_come_back_when_its_place_is_taken(desk: Desk) -> None:
     caps = replace(CAPS, epsilon_total=(ALONE + TWICE) / 2)
     desk.admit("a", caps=caps)

@@ -389,6 +389,23 @@ def test_a_study_beyond_the_caps_is_refused_before_anything(tmp_path: Path) -> N
     assert bench.reservations() == []
 
 
+def test_a_cap_that_is_lowered_in_a_run_ends_it(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, small_study(privacy=DP))
+    lowered = "max_epsilon_per_study = 0.5\nmax_epsilon_total = 0.5\n"
+
+    async def story() -> None:
+        await bench.do()
+        before = bench.home.policy_file.read_text()
+        bench.home.policy_file.write_text(lowered)
+        with pytest.raises(PrivacyError, match=r"allows 0\.5"):
+            await bench.do(bench.task(number=2, key="cd" * 32))
+        bench.home.policy_file.write_text(before)
+        await bench.do(bench.task(number=2, key="cd" * 32))
+
+    bench.run(story)
+    assert bench.reservations() == [(1, "training", True), (2, "training", True)]
+
+
 def test_a_body_that_cannot_be_used_is_refused_and_costs_nothing(tmp_path: Path) -> None:
     bench = Bench(tmp_path, small_study(privacy=DP))
 

@@ -127,6 +127,7 @@ class Run:
         totals: all that it may release.
         open: whether the rest of it is still set aside.
         reserved: all that it has reserved, finished or not.
+        caps: under which it was admitted last.
     """
 
     study: str
@@ -137,6 +138,7 @@ class Run:
     totals: Totals
     open: bool = True
     reserved: Totals = field(default_factory=Totals)
+    caps: Caps | None = None
 
     def paid(self, group: Group) -> tuple[PrivacyEvent, ...]:
         """What the group has paid: never less than before."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, replace
 
-from fedward.client.ledger.account import Run, Totals
+from fedward.client.ledger.account import Caps, Run, Totals
 from fedward.client.ledger.entries import (
     Admitted,
     Closed,
@@ -106,7 +106,7 @@ class Book:
         admitted = run_of(entry)
         known = self.runs.get((entry.study, entry.run), admitted)
         _need((known.cohort, known.plan) == (entry.cohort, entry.plan))
-        self.runs[entry.study, entry.run] = replace(known, open=True)
+        self.runs[entry.study, entry.run] = replace(known, open=True, caps=admitted.caps)
         self.outcomes.pop((entry.study, entry.run), None)
 
     def _reserve(self, number: int, entry: Reserved) -> None:
@@ -135,6 +135,7 @@ def run_of(entry: Admitted) -> Run:
         plan=entry.plan,
         private=entry.private,
         totals=Totals(entry.training, entry.testing),
+        caps=Caps(entry.epsilon_per_study, entry.epsilon_total, entry.delta),
     )
 
 

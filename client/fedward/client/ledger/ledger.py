@@ -75,8 +75,8 @@ class Ledger(OpenLedger):
     ) -> None:
         """Set a whole study aside for a run, or refuse it before its first round.
 
-        The same run is admitted again without effect, if cohort and plan are the same. A run that
-        was closed is taken up again, if it still fits.
+        The same run is admitted again without effect, if cohort, plan and caps are the same. A run
+        that was closed, or was admitted under other caps, is taken up again, if it still fits.
 
         Args:
             study: hash of the study.
@@ -211,7 +211,7 @@ class Ledger(OpenLedger):
                 "this run was admitted with another cohort or another privacy plan",
                 hint="what trains must stay what was admitted; start a new run",
             )
-        return known.open
+        return known.open and known.caps == run_of(entry).caps
 
     def _check_caps(self, run: Run, caps: Caps) -> None:
         members = {cohort: self._members_of(made) for cohort, made in self._book.cohorts.items()}

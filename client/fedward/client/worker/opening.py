@@ -17,13 +17,14 @@ import numpy as np
 
 from fedward.client.cohort import Cohort
 from fedward.client.home import SiteFolder
-from fedward.client.ledger import Ledger, ledger_spending, plan_hash
+from fedward.client.ledger import Caps, Ledger, ledger_spending, plan_hash
 from fedward.client.loading import load_cohort
 from fedward.client.manifest import Manifest, check, load_manifest, manifest_of
 from fedward.client.offers import kept_study
 from fedward.client.policy import load_policy
 from fedward.client.site import RandomnessFor, Site
 from fedward.client.site_config import SiteConfig, load_site_config
+from fedward.client.spending import SpendingFor
 from fedward.client.worker.protocol import Load
 from fedward.client.workspace import Workspace
 from fedward.common import records
@@ -54,6 +55,7 @@ class Opened:
     _cohort: Cohort
     _digest: str
     _dates: _Dates
+    _caps: Caps
 
     def check_unchanged(self) -> None:
         """Refuse to train on other data than those that were approved.
@@ -73,6 +75,18 @@ class Opened:
         if dates != self._dates:
             check(self._approved, manifest_of(study, *_cohort(self._home, study, config)))
             self._dates = dates
+
+    def check_caps(self) -> None:
+        """Refuse to go on if the site's policy does not leave room for the rest any more.
+
+        Raises:
+            PrivacyError: it does not: somebody lowered a cap.
+            SiteConfigError: the policy cannot be read.
+        """
+        caps = load_policy(self._home.policy_file).caps
+        if caps != self._caps:
+            _spending(self._ledger, self._load, self._approved, caps)(self.site.plan)
+            self._caps = caps
 
     def commit(self, number: int, action: str, reply: str) -> None:
         """Record that the reply to a task is durable, for what was reserved for it.
@@ -106,14 +120,8 @@ def open_site(load: Load) -> Opened:
     cohort, key = _cohort(home, study, config)
     check(approved, manifest_of(study, cohort, key))
     ledger = Ledger(home.ledger)
-    spending = ledger_spending(
-        ledger,
-        load.study,
-        load.run,
-        approved.members,
-        load_policy(home.policy_file).caps,
-        version(),
-    )
+    caps = load_policy(home.policy_file).caps
+    spending = _spending(ledger, load, approved, caps)
     site = Site(
         config.name,
         study,
@@ -134,7 +142,12 @@ def open_site(load: Load) -> Opened:
         _cohort=cohort,
         _digest=_digest(cohort),
         _dates=dates,
+        _caps=caps,
     )
+
+
+def _spending(ledger: Ledger, load: Load, approved: Manifest, caps: Caps) -> SpendingFor:
+    return ledger_spending(ledger, load.study, load.run, approved.members, caps, version())
 
 
 def randomness_for(study: Study, site: str) -> RandomnessFor:

@@ -59,6 +59,7 @@ class Trainer:
         """
         out = Path(task.out)
         self._opened.check_unchanged()
+        self._opened.check_caps()
         # Written before this process, or the one before it, was killed: it is whole.
         written = _written(out) if out.exists() else self._compute(task, out)
         self._opened.commit(task.round, task.action, written.sha256.hex())
