@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fedward.client.predict import predict
+from fedward.common.audit import AuditLog
 from fedward.common.cli import main
 from fedward.common.errors import FedwardError, IdentityError, ModelError, StateError
 from fedward.common.identity import PrivateKey, make_root
@@ -20,7 +21,7 @@ from fedward.common.wire.link_pb2 import Header, Signed
 from fedward.common.wire.message import seal
 from fedward.server.authority import utc_now
 from fedward.server.registry import State
-from fedward.server.release import MANIFEST, digests, privacy_statement
+from fedward.server.release import MANIFEST, Releaser, digests, privacy_statement
 from fedward.server.verification import verify_release
 from fedward.simulations.fakes import small_study
 
@@ -246,3 +247,20 @@ def test_a_release_that_is_there_stays(original: Released) -> None:
     finally:
         service.close()
     assert digests(original.folder) == before
+
+
+def test_a_release_that_a_killed_service_did_not_record_is_recorded_once(
+    original: Released, tmp_path: Path
+) -> None:
+    consortium = original.consortium
+    nobody: Any = None  # what is there needs no registry
+    with AuditLog.open(tmp_path / "audit.log", consortium.key) as audit:
+        release = Releaser(
+            nobody, nobody, audit, "coordinator", consortium.key, consortium.folder_for_run
+        )
+        for _ in range(2):
+            release(original.run, nobody, nobody)
+        [entry] = [entry for entry in audit.entries() if entry.kind == "release"]
+    with AuditLog.open(consortium.folder / "audit.log", consortium.key) as audit:
+        [known] = [entry for entry in audit.entries() if entry.kind == "release"]
+    assert dict(entry.facts) == dict(known.facts)

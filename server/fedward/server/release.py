@@ -80,6 +80,7 @@ class Releaser:
         """
         target = self.folder_for_run(run.id) / "release"
         if (target / MANIFEST).is_file():
+            self._note(run, target)
             return
         offer, rounds = self.registry.study(run.study), self.registry.rounds(run.id)
         _check_last(rounds, final)
@@ -100,9 +101,14 @@ class Releaser:
             said = self._said(run, digests(stage))
             write_atomic(stage / MANIFEST, state(RELEASE, self.name, said, self.key))
             replace_directory(stage, target)
-        self.audit.append(
-            "release", run=run.id, sha256=hashlib.sha256(read_bytes(target / MANIFEST)).hexdigest()
-        )
+        self._note(run, target)
+
+    def _note(self, run: Run, target: Path) -> None:
+        """Put the release on record, once; also one that a killed service could not."""
+        facts = {"run": run.id, "sha256": hashlib.sha256(read_bytes(target / MANIFEST)).hexdigest()}
+        known = (entry.facts for entry in self.audit.entries() if entry.kind == "release")
+        if facts not in (dict(found) for found in known):
+            self.audit.append("release", **facts)
 
     def _said(self, run: Run, files: Mapping[str, str]) -> dict[str, Any]:
         return {
