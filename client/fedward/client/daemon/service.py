@@ -188,7 +188,7 @@ class Service:
         for study, run in idle:
             self._account.end_run(study, run, "over")
         if idle:
-            await self._pool.end_all_idle()
+            await self._pool.end_idle({study for study, _ in idle})
         for finished in self._account.runs():
             if over(told, finished):
                 self._outbox.forget(finished[1])
@@ -202,12 +202,12 @@ class Service:
             if states.get(study) in ("withdrawn", "refused"):
                 self._account.end_run(study, run, states[study])
         if moved:
-            await self._pool.end_all_idle()  # what was approved may be other data now
+            await self._pool.end_idle(moved)  # what was approved may be other data now
             self._desk.wake()
 
     async def _changed(self, names: frozenset[str]) -> None:
         if self._home.site_file.name in names:
-            await self._pool.end_all_idle()
+            await self._pool.end_idle()
 
     # --- running ----------------------------------------------------------------------------------
 

@@ -3,13 +3,16 @@
 A worker that ended by accident is started again and asked again: without privacy the same task has
 the same answer, and with it the ledger refuses what it has been charged for before. One that broke
 its limits is not asked again: it would break them again.
+
+One that still loads when its task is closed loads on, for the next: else a study whose deadlines
+are shorter than loading takes, on a busy machine, would never get further.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +54,10 @@ class Pool:
         self._log = log
         self._idle: OrderedDict[str, Worker] = OrderedDict()
         self._busy: dict[str, Worker] = {}
+        self._loading: dict[str, asyncio.Task[Worker]] = {}
+        self._studies: dict[str, str] = {}
+        self._outdated: set[str] = set()
+        """Runs whose worker loads what is not to be used any more, unless a task waits for it."""
         self._working = 0
         self._locks: dict[str, asyncio.Lock] = {}
         self._slots = asyncio.Semaphore(limits.runs)
@@ -116,9 +123,29 @@ class Pool:
             return worker
         if worker is not None:
             await worker.stop()
-        while self._idle and len(self._idle) + self._working > self._limits.runs:
+        loading = self._loading.get(load.run)
+        if loading is None:
+            await self._make_room()
+            self._studies[load.run] = load.study
+            loading = self._loading[load.run] = asyncio.create_task(self._load(load))
+        try:
+            return await asyncio.shield(loading)
+        finally:
+            if load.run in self._outdated:
+                loading.cancel()
+            if loading.done() or loading.cancelling():
+                self._loading.pop(load.run, None)
+            self._outdated.discard(load.run)
+
+    async def _make_room(self) -> None:
+        left = [run for run in self._loading if not self._waits(run)]
+        while left and len(left) + len(self._idle) + self._working > self._limits.runs:
+            await self._drop(left.pop(0))
+        while self._idle and len(left) + len(self._idle) + self._working > self._limits.runs:
             _, oldest = self._idle.popitem(last=False)
             await oldest.stop()
+
+    async def _load(self, load: Load) -> Worker:
         worker = await Worker.start(self._limits.worker, log=self._log)
         try:
             await worker.ask("load", load, limit_s=self._limits.load_s)
@@ -127,14 +154,37 @@ class Pool:
             raise
         return worker
 
-    async def end_all_idle(self) -> None:
-        """End the warm workers, so that the next task of each run loads everything anew."""
-        while self._idle:
-            _, worker = self._idle.popitem()
-            await worker.stop()
+    def _waits(self, run: str) -> bool:
+        """Whether a task waits for a worker that loads."""
+        return run in self._locks and self._locks[run].locked()
+
+    async def _drop(self, run: str) -> None:
+        """End a worker that loads, or has loaded for a task that is closed."""
+        loading = self._loading.pop(run, None)
+        if loading is None:
+            return
+        loading.cancel()
+        found = (await asyncio.gather(loading, return_exceptions=True))[0]
+        if isinstance(found, Worker):
+            await found.stop()
+
+    async def end_idle(self, studies: Collection[str] | None = None) -> None:
+        """End the warm workers of some studies, or of all: their next task loads all anew."""
+        for run in [*self._idle, *self._loading]:
+            if studies is not None and self._studies.get(run) not in studies:
+                continue
+            worker = self._idle.pop(run, None)
+            if worker is not None:
+                await worker.stop()
+            elif self._waits(run):
+                self._outdated.add(run)
+            else:
+                await self._drop(run)
 
     async def stop(self) -> None:
         """End them all."""
+        for run in list(self._loading):
+            await self._drop(run)
         for worker in (*self._idle.values(), *self._busy.values()):
             await worker.stop()
         self._idle.clear()
