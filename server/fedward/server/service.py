@@ -294,6 +294,8 @@ class Service:
             self._renew_at = time.monotonic() + _RENEW_AGAIN_S
             self._registrar.renew_server()
             self._use(self._folder.load_identity(self._options.passphrase))
+            if not self._expires_soon():  # it does if the issuer's own end is near
+                self._renew_at = 0.0
         return False
 
     def _expires_soon(self) -> bool:

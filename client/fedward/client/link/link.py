@@ -46,8 +46,8 @@ _SHORTEST_BEAT_S = 0.02
 _LONGEST_BEAT_S = 300.0
 _KEEP_S = 7 * 86_400.0
 """How long a body of a task that was not finished stays in the inbox."""
-_LOOK_S = 60.0
-"""How often the certificate's dates are looked at."""
+_LOOK_BEATS = 3
+"""After how many beats the certificate's dates are looked at: once a minute, as it is set."""
 _RENEW_AGAIN_S = 3600.0
 
 
@@ -300,7 +300,7 @@ class Link:
                     return  # the server has a new key: greet it again
             self._stale.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_S):
+                async with asyncio.timeout(_LOOK_BEATS * self._heartbeat_s):
                     await self._stale.wait()
 
 
