@@ -5,14 +5,20 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import numpy as np
+from flwr.app import Context, RecordDict
 
-from fedward.common.identity.issuing import Authority, make_issuer, make_root
+from fedward.client.flower_app import build_client_app
+from fedward.common.identity.enrolment import write_bundle
+from fedward.common.identity.issuing import Authority, issue, make_issuer, make_root
 from fedward.common.identity.keys import PrivateKey
 from fedward.common.identity.requests import make_request
 from fedward.common.identity.roster import Member, Roster, sign_roster
 from fedward.common.metrics import count
 from fedward.common.preprocess import fit
+from fedward.common.study import study_hash
 from fedward.common.study.load import EXAMPLE
+from fedward.server.first_weights import first_weights
+from fedward.server.flower_internals import identify, quieten
 from fedward.simulations.fakes import make_cohorts, make_sites, small_study
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -22,7 +28,7 @@ _ROOT = make_root(_ROOT_KEY, "Fuzz", now=NOW)
 ROOT = _ROOT.pem
 
 
-def _roster() -> bytes:
+def _roster() -> tuple[bytes, bytes]:
     issuer = make_issuer(_ISSUER_KEY.public, Authority(_ROOT_KEY, _ROOT), now=NOW)
     member = Member.make("server", "coordinator", KEY.public, since=NOW.isoformat())
     roster = Roster(
@@ -33,9 +39,12 @@ def _roster() -> bytes:
         port=1,
         members=(member,),
     )
-    return sign_roster(roster, _ISSUER_KEY, issuer)
+    data = sign_roster(roster, _ISSUER_KEY, issuer)
+    leaf = issue(KEY.public, "server", "coordinator", Authority(_ISSUER_KEY, issuer), now=NOW)
+    return data, write_bundle(leaf, issuer, _ROOT, data, roster).encode()
 
 
+_ROSTER, _BUNDLE = _roster()
 STUDY = small_study(preprocess={"standardise": "federated", "impute": "federated"})
 _SITE = make_sites(STUDY, make_cohorts(STUDY, 1))[0]
 _SUMS = _SITE.statistics()
@@ -53,8 +62,17 @@ _COUNTED = count(
 )
 COUNTS = _COUNTED.to_arrays()
 
+TRANSFORM = fit(STUDY, _SUMS).to_json()
+HASH = study_hash(STUDY)
+WEIGHTS = first_weights(STUDY, fit(STUDY, _SUMS))
+identify(1)
+quieten()
+APP = build_client_app(lambda _context: _SITE)
+CONTEXT = Context(1, 2, {}, RecordDict(), {})
+
 VALID: dict[str, list[bytes]] = {
-    "roster": [_roster()],
+    "roster": [_ROSTER],
+    "bundle": [_BUNDLE],
     "certificates": [ROOT.encode()],
     "request": [make_request(KEY, "north")],
     "public_key": [KEY.public.pem.encode(), KEY.sign(b"something")],

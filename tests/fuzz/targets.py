@@ -12,18 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flwr.app import Message
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from tests.fuzz import seeds
 
+from fedward.client.gate import Gate, Question
+from fedward.client.worker.records import to_records
+from fedward.common import records
 from fedward.common.audit.entries import parse_entry
 from fedward.common.errors import FedwardError, LinkError
 from fedward.common.identity.certificates import read_certificates
+from fedward.common.identity.enrolment import read_bundle
 from fedward.common.identity.keys import PublicKey
 from fedward.common.identity.requests import read_request
 from fedward.common.identity.roster import read_roster
 from fedward.common.metrics import Counts
 from fedward.common.preprocess import Statistics, Transform
+from fedward.common.statements import read_statement, signer_of, state
 from fedward.common.study import parse_study
 from fedward.common.wire import kinds
 from fedward.common.wire.body import Body, Content, write_body
@@ -31,6 +37,8 @@ from fedward.common.wire.encoding import deflate, inflate
 from fedward.common.wire.link_pb2 import Beat, Notice, Part, Range, Signed
 from fedward.common.wire.message import seal, unpack, unseal
 from fedward.common.wire.session import Session
+from fedward.server.aggregation import check_update
+from fedward.server.link.records import record_of, refusal_in
 
 Target = Callable[[bytes], object]
 
@@ -143,6 +151,37 @@ def counts(data: bytes) -> None:
     Counts.from_arrays("binary", given, outputs=1, bins=20, bounds=None, noised=noised)
 
 
+def bundle(data: bytes) -> None:
+    """An enrolment file."""
+    read_bundle(data, now=seeds.NOW)
+
+
+def statement(data: bytes) -> None:
+    """A signed statement."""
+    read_statement(data, "offer", signer_of(data), _Anyone())
+
+
+def task(data: bytes) -> None:
+    """What a server asks a hospital for: through the gate, into the training process."""
+    path = _FOLDER / "task"
+    path.write_bytes(data)
+    gate = Gate(seeds.STUDY, site="north", paid=lambda *_: True)
+    gate.check_task(Question(seeds.HASH, "run", 1, records.TRAIN, path), last_round=0)
+    with Body.open(path) as opened:
+        content = to_records(opened.content())
+    seeds.APP(Message(content, dst_node_id=1, message_type=records.TRAIN), seeds.CONTEXT)
+
+
+def reply(data: bytes) -> None:
+    """What a hospital answers: an update that does not fit is refused, by the server."""
+    path = _FOLDER / "reply"
+    path.write_bytes(data)
+    record = record_of(path)
+    refusal_in(record)
+    answer = Message(record, dst_node_id=1, message_type=records.TRAIN)
+    check_update(seeds.WEIGHTS, 10.0)("north", answer)
+
+
 def _damaged(valid: Mapping[str, NDArray[Any]], data: bytes) -> dict[str, NDArray[Any]]:
     """Valid arrays but for one, whose type, shape and some values come from the data."""
     arrays = {name: array.copy() for name, array in valid.items()}
@@ -173,7 +212,7 @@ TARGETS: dict[str, Target] = {
     function.__name__: function
     for function in (
         body, signed, header, parts, small, packed, roster, certificates, request, public_key,
-        audit, study, transform, statistics, counts,
+        audit, study, transform, statistics, counts, bundle, statement, task, reply,
     )
 }  # fmt: skip
 
@@ -194,6 +233,16 @@ def corpus(name: str) -> list[bytes]:
         )
         message = seal(session.header(kinds.PROBE), _Anyone(), b"{}")
         return [message.SerializeToString() if name == "signed" else message.header]
+    if name == "task":
+        config = {records.STUDY_HASH: seeds.HASH, records.ROUND: 1}
+        asked = Content({**config, records.TRANSFORM: seeds.TRANSFORM}, {}, seeds.WEIGHTS)
+        return [write_body(path, asked).path.read_bytes()]
+    if name == "reply":
+        refused = Content({records.ERROR_CODE: 5, records.ERROR_REASON: "no"})
+        update = Content({}, {records.WEIGHT: 1.0}, seeds.WEIGHTS)
+        return [write_body(path, each).path.read_bytes() for each in (update, refused)]
+    if name == "statement":
+        return [state("offer", "server", {"a": 1}, _Anyone())]
     return seeds.VALID.get(name, [b"{}"])
 
 

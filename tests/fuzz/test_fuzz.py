@@ -19,8 +19,7 @@ def test_valid_input_is_accepted(name: str) -> None:
     """A fuzzer that starts from something refused at the door would see only the door."""
     if name in ("small", "audit", "public_key"):
         return  # several formats in one, or found quickly
-    for seed in corpus(name):
-        TARGETS[name](seed)
+    TARGETS[name](corpus(name)[0])
 
 
 def test_a_defect_is_seen() -> None:
