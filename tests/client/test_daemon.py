@@ -17,9 +17,11 @@ import pytest
 from fedward.client.daemon.account import Account
 from fedward.client.daemon.daemon import Daemon
 from fedward.client.daemon.record import Record
+from fedward.client.daemon.remembered import LEDGER, last_end
 from fedward.client.daemon.rules import SiteRules
 from fedward.client.daemon.seams import Place, Signals
 from fedward.client.decisions import Decisions, Verdict
+from fedward.client.ledger import Ledger
 from fedward.client.link.assignments import Assignment
 from fedward.client.manifest import load_manifest
 from fedward.client.offers import keep_offer, read_offer
@@ -276,6 +278,40 @@ def test_a_round_that_is_over_is_refused_and_the_same_task_is_not(tmp_path: Path
         assert "round that is over" in reason
 
     ward.run(story)
+
+
+def test_the_log_remembers_the_ledger_and_the_decisions(tmp_path: Path) -> None:
+    """An older copy of one of them is noticed without anybody else's word."""
+    ward = Ward(tmp_path)
+    with Ledger(ward.home.ledger) as ledger:
+        ledger.add_cohort(load_manifest(ward.home.manifests, ward.name).members)
+
+    async def story(daemon: Daemon, _pool: Trained) -> None:
+        await daemon.do(ward.asked())
+
+    ward.run(story)
+    with AuditLog.open(ward.home.audit_log, ward.key) as log:
+        seen = last_end(log.entries(), LEDGER)
+    account = Account(ward.home.ledger)
+    account.check(seen, "its audit log")
+    account.close()
+    ward.home.ledger.unlink()
+    account = Account(ward.home.ledger)
+    with pytest.raises(StateError, match="older than what its audit log has seen"):
+        account.check(seen, "its audit log")
+    account.close()
+
+    rules = SiteRules(ward.home, ward.key, now=lambda: ward.now)
+    path = ward.home.decisions / "decisions.log"
+    before = path.read_bytes()
+    ward.decide("withdraw")
+    withdrawn = rules.end
+    assert withdrawn is not None
+    rules.check_holds(withdrawn.to_dict())
+    path.write_bytes(before)
+    assert rules.states() == {ward.name: "approved"}
+    with pytest.raises(StateError, match="record of decisions is older"):
+        rules.check_holds(withdrawn.to_dict())
 
 
 def test_nobody_asks_on_and_on_in_a_round(tmp_path: Path) -> None:

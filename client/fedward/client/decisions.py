@@ -200,6 +200,13 @@ class Decisions:
         """The end of the verified log; None if nothing was decided yet."""
         return self._verify() if self._path.exists() else None
 
+    def holds(self, head: Head) -> bool:
+        """Whether the record, at that length, had that end: nothing up to there is gone."""
+        if not self._path.exists():
+            return head.length == 0
+        self._verify()
+        return any((e.seq, e.hash) == (head.length, head.hash) for e in read_entries(self._path))
+
     def _verify(self) -> Head:
         found = verify_log(self._path, self._key)
         if not found.ok:

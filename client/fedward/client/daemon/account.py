@@ -119,7 +119,7 @@ class Account:
                 self._ledger.check_witnessed(head, by)
             except StateError as error:
                 raise StateError(
-                    "this site's ledger is older than what the server has seen, or another one",
+                    f"this site's ledger is older than what {by} has seen, or another one",
                     hint="restore the newer one; what it lacks was spent",
                 ) from error
 

@@ -206,8 +206,9 @@ class Daemon:
             action=asked.action,
             body=digest,
             size=done.size,
+            ledger=(head := self._books.head).to_dict(),
         )
-        self._record.ledger_at(self._books.head)
+        self._record.ledger_at(head)
         return self._outbox.release(work)
 
     def _refuse(self, asked: Assignment, work: Path, error: FedwardError) -> Path:

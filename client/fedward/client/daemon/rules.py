@@ -9,12 +9,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from typing import Any
 
 from fedward.client.daemon.desk import Decided
+from fedward.client.daemon.remembered import decisions_went_back
 from fedward.client.decisions import Decisions
 from fedward.client.home import SiteFolder
 from fedward.client.offers import kept_offers
 from fedward.client.policy import Finding, check, load_policy
+from fedward.common.audit.chain import Head
 from fedward.common.errors import PolicyError, StateError
 from fedward.common.files import read_bytes
 from fedward.common.identity import PrivateKey
@@ -86,6 +89,23 @@ class SiteRules:
             [found for found in check(policy, study, self._now()) if found.temporary],
             "outside the hours that this site's policy allows",
         )
+
+    @property
+    def end(self) -> Head | None:
+        """The end of the record of decisions, verified; None if nothing was decided yet."""
+        return self._decisions.head
+
+    def check_holds(self, seen: Any) -> None:
+        """Return if the record of decisions still holds what the audit log says of it.
+
+        Args:
+            seen: its end, from `remembered.last_end`.
+
+        Raises:
+            StateError: it was put back to an older copy, or is another one.
+        """
+        if seen is not None and not self._decisions.holds(Head.read(seen)):
+            raise decisions_went_back()
 
     def states(self) -> dict[str, str]:
         """Where every study stands that was offered: approved, waiting, refused or withdrawn."""

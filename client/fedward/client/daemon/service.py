@@ -24,6 +24,7 @@ from fedward.client.daemon.desk import Desk
 from fedward.client.daemon.ending import ended, over
 from fedward.client.daemon.parts import link_settings, pool, watched
 from fedward.client.daemon.record import Record
+from fedward.client.daemon.remembered import DECISIONS, LEDGER, last_end
 from fedward.client.daemon.rules import SiteRules
 from fedward.client.daemon.seams import Place, Signals
 from fedward.client.daemon.shown import Shown
@@ -137,6 +138,7 @@ class Service:
             before=stood(entries),
             moved=self._moved,
             changed=self._changed,
+            decisions=lambda: self._rules.end,
         )
 
     # --- what happens -----------------------------------------------------------------------------
@@ -166,7 +168,9 @@ class Service:
         try:
             if self._daemon.halted is not None:
                 self._account.reopen()
-            self._account.check(answer.get("ledger"), server)
+            self._account.check(answer.get("ledger"), "the server")
+            self._account.check(last_end(self._audit.entries(), LEDGER), "its audit log")
+            self._rules.check_holds(last_end(self._audit.entries(), DECISIONS))
             seen = answer.get("audit")
             if seen is not None and not self._audit.holds(Head.read(seen)):
                 raise StateError(

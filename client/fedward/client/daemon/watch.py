@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from fedward.client.daemon.changes import KIND, Changes
 from fedward.client.daemon.record import Record
+from fedward.common.audit.chain import Head
 from fedward.common.audit.entries import Entry
 from fedward.common.errors import FedwardError
 
@@ -31,6 +32,7 @@ class Watch:
         before: where studies stood, as the log said last; see `stood`.
         moved: is told where every study stands, when one has moved, and which have moved.
         changed: is told that files have changed: by name.
+        decisions: gives the end of the record of decisions.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Watch:
         before: Mapping[str, str],
         moved: Callable[[Mapping[str, str], frozenset[str]], Awaitable[None]],
         changed: Callable[[frozenset[str]], Awaitable[None]],
+        decisions: Callable[[], Head | None] = lambda: None,
     ) -> None:
         self._changes = changes
         self._states = states
@@ -49,6 +52,7 @@ class Watch:
         self._known = dict(before)
         self._moved = moved
         self._changed = changed
+        self._decisions = decisions
         self._stale = True
         self._failed = ""
 
@@ -85,7 +89,9 @@ class Watch:
         states = dict(self._states())
         moved = {name for name, where in states.items() if self._known.get(name) != where}
         for name in sorted(moved):
-            self._record.note(DECIDED, study=name, state=states[name])
+            end = self._decisions()
+            facts = {} if end is None else {"decisions": end.to_dict()}
+            self._record.note(DECIDED, study=name, state=states[name], **facts)
         self._known = states
         await self._moved(states, frozenset(moved))
 
