@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from fedward.client.link.assignments import Offer, read_offer
 from fedward.client.link.backoff import Backoff
 from fedward.client.link.connection import (
+    BusyError,
     Endpoint,
     ExpelledError,
     Line,
@@ -385,6 +386,27 @@ def test_a_question_is_answered_by_its_answer_only(parties: Parties) -> None:
         asking(lambda _question: wire.small(kinds.STUDIES, {}))
     with pytest.raises(LinkError, match="another kind"):
         asking(lambda question: wire.small(kinds.DECIDE, {}, reply_to=message_id(question)))
+
+
+def test_a_busy_server_is_asked_again(parties: Parties) -> None:
+    wire, asked = parties.theirs(), []
+
+    def answer(question: Signed) -> Signed:
+        asked.append(message_id(question))
+        if len(asked) < 3:
+            raise rpc_error(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls of north")
+        return wire.small(kinds.STUDIES, {"b": 2}, reply_to=message_id(question))
+
+    def asking(patience_s: float) -> Any:
+        line = Line(Stub(answer), parties.ours(), patience_s)
+        return asyncio.run(ask(line, kinds.STUDIES, {}))
+
+    assert asking(30.0) == {"b": 2}
+    assert len(set(asked)) == 3
+    asked.clear()
+    with pytest.raises(BusyError):
+        asking(0.0)
+    assert len(asked) == 1
 
 
 # --- transfers ------------------------------------------------------------------------------------

@@ -318,6 +318,8 @@ class World:
                 await hospital.stop()
         await self.stop_server()
 
+    limits = Limits(calls_per_s=1000.0, burst=1000)
+
     async def start_server(self) -> None:
         settings = ServerSettings(
             name=SERVER,
@@ -326,7 +328,7 @@ class World:
             root_pem=self.consortium.root.pem,
             roster=self.consortium.roster,
             heartbeat_s=HEARTBEAT_S,
-            limits=Limits(calls_per_s=1000.0, burst=1000),
+            limits=self.limits,
             grace_s=0.0,
         )
         self.server = LinkServer(

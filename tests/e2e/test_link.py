@@ -16,6 +16,7 @@ from fedward.common.identity import Member, PrivateKey
 from fedward.common.wire import kinds
 from fedward.common.wire.link_pb2 import Header, Signed
 from fedward.common.wire.message import unseal
+from fedward.server.link.peers import Limits
 
 from .link_world import SERVER, World, echo, within
 from .proxy import Fault, Proxy
@@ -80,6 +81,23 @@ def test_several_sites_and_rounds(tmp_path: Path) -> None:
                 answers = await world.collect(*tasks)
                 world.mailbox.close([task.key for task in tasks])
                 assert {name: a.refusal for name, a in answers.items()} == dict.fromkeys(names)
+
+    within(main())
+
+
+def test_rounds_as_fast_as_they_come_are_never_too_many(tmp_path: Path) -> None:
+    async def main() -> None:
+        world = World(tmp_path)
+        world.limits = Limits(calls_per_s=0.001, burst=8)
+        async with world:
+            site = world.site("north")
+            path = body(tmp_path, 600_000)  # more than a chunk: three calls
+            for number in range(1, 13):
+                task = world.task("north", path, round_number=number)
+                answer = (await world.collect(task))["north"]
+                world.mailbox.close([task.key])
+                assert answer.refusal is None
+            assert len(site.work.done) == 12
 
     within(main())
 

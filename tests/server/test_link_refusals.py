@@ -616,6 +616,25 @@ def test_too_many_calls_at_once(tmp_path: Path) -> None:
     )
 
 
+def test_what_the_server_asks_for_is_not_counted() -> None:
+    allowance = Allowance(Limits(calls_per_s=0.0, burst=6), clock=lambda: 0.0)
+
+    def call() -> None:
+        with allowance.one_call("north"):
+            pass
+
+    for _ in range(1000):  # rounds as fast as they come
+        call(), call(), call()
+        allowance.give_back("north")
+    for _ in range(6):  # yet nothing is saved up
+        call()
+    with pytest.raises(BusyError):
+        call()
+    allowance.give_back("south")  # who never called
+    with allowance.one_call("south"):
+        pass
+
+
 def test_allowance_refills_with_time() -> None:
     now = [0.0]
     allowance = Allowance(Limits(calls_per_s=2, burst=2, calls_at_once=5), clock=lambda: now[0])

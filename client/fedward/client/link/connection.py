@@ -33,6 +33,10 @@ class ExpelledError(IdentityError):
     """The server says that this site may not take part: trying again does not help."""
 
 
+class BusyError(LinkError):
+    """The server takes no more of this site at the moment: waiting helps."""
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """Where the server is.
@@ -142,7 +146,7 @@ def explained(error: grpc.aio.AioRpcError) -> FedwardError:
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return LinkError("the server does not answer", hint="wait; it is tried again")
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return LinkError("the server takes no more at the moment", hint="it is tried again")
+            return BusyError("the server takes no more at the moment", hint="it is tried again")
         case grpc.StatusCode.UNIMPLEMENTED:
             return LinkError(
                 "what answers at this address is not the link of fedward, or another version",

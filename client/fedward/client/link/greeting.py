@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fedward.client.link.connection import ExpelledError, Line, refused, translated
+from fedward.client.link.connection import BusyError, ExpelledError, Line, refused, translated
 from fedward.common.errors import IdentityError, LinkError
 from fedward.common.identity import Identity, Roster
 from fedward.common.version import version
@@ -16,6 +17,7 @@ from fedward.common.wire.link_pb2 import Signed
 from fedward.common.wire.message import message_id, unpack
 from fedward.common.wire.session import HALF, Heads, Session, half
 
+_PAUSE_S = 0.1
 _HINT = "check that both sides run the same version of fedward"
 
 
@@ -131,11 +133,22 @@ def read_answer(
 async def ask(line: Line, kind: str, body: dict[str, Any], **fields: Any) -> dict[str, Any]:
     """Ask a small question on a line; `fields` are further ones of `Header`.
 
+    A server that takes no more at the moment is asked again, for as long as the line is patient.
+
     Raises:
         FedwardError: it is refused; of the class that the server names.
         LinkError: no answer comes, or none to this question.
     """
-    question = line.session.small(kind, body, **fields)
-    with translated():
-        answer = await line.stub.Call(question, timeout=line.patience_s)
-    return read_answer(line.session, question, answer, kind)[1]
+    until, pause_s = time.monotonic() + line.patience_s, _PAUSE_S
+    while True:
+        question = line.session.small(kind, body, **fields)
+        try:
+            with translated():
+                answer = await line.stub.Call(question, timeout=line.patience_s)
+        except BusyError:
+            if time.monotonic() + pause_s > until:
+                raise
+            await asyncio.sleep(pause_s)
+            pause_s *= 2
+        else:
+            return read_answer(line.session, question, answer, kind)[1]

@@ -67,6 +67,10 @@ class Door:
                 self._note(error, peer=context.peer(), name=name)
             await context.abort(status_of(error), str(error))
 
+    def task_done(self, peer: Peer) -> None:
+        """A reply that was asked for is here; see `Allowance.give_back`."""
+        self._allowance.give_back(peer.name)
+
     def session(self, peer: Peer, message: Signed) -> SiteSession:
         """The session that a signed message names.
 

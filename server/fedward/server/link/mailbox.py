@@ -263,8 +263,11 @@ class Mailbox:
             return None
         return slot.shelf.incoming(slot.task, sha256=header.body_sha256, size=header.body_size)
 
-    def accept(self, key: str, header: Header, evidence: bytes) -> None:
+    def accept(self, key: str, header: Header, evidence: bytes) -> bool:
         """A reply is whole: hand it to the run. Decodes and writes: not for the event loop.
+
+        Returns:
+            Whether it is new.
 
         Raises:
             StateError: the task was closed meanwhile, or answered otherwise.
@@ -278,8 +281,9 @@ class Mailbox:
                 slot.given = kept.sha256
                 slot.fresh.append(kept.answer)
                 self._changed.notify_all()
-                return
+                return True
         self._same_again(slot, header.body_sha256)
+        return False
 
     def _same_again(self, slot: _Slot, sha256: bytes) -> None:
         if slot.given == sha256 and not slot.torn:

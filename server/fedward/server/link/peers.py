@@ -163,9 +163,13 @@ def claimed(call: Call) -> str:
     return b"".join(found)[:100].decode(errors="replace")
 
 
+CALLS_PER_TASK = 4
+"""To fetch a task, to ask where its reply goes on, to send that, and one more."""
+
+
 @dataclass(frozen=True)
 class Limits:
-    """How much one member may ask of the server.
+    """How much one member may ask of the server, beside what the server asks for.
 
     Attributes:
         calls_at_once: calls that are being answered, over all its connections.
@@ -219,3 +223,9 @@ class Allowance:
             yield
         finally:
             use.running -= 1
+
+    def give_back(self, name: str) -> None:
+        """A task is done: what the server asked for is not counted, however fast rounds follow."""
+        use = self._uses.get(name)
+        if use is not None:
+            use.tokens = min(self._limits.burst, use.tokens + CALLS_PER_TASK)

@@ -141,7 +141,8 @@ class Transfers:
             finally:
                 incoming.close()
             evidence = message.SerializeToString()
-            await self._door.aside(self._mailbox.accept, task.key, header, evidence)
+            if await self._door.aside(self._mailbox.accept, task.key, header, evidence):
+                self._door.task_done(session.peer)
         finally:
             if self._receiving.get(task.key) is asyncio.current_task():
                 del self._receiving[task.key]
@@ -169,11 +170,12 @@ class Transfers:
                 return
             session.check()
             self._door.peers.check(session.peer)
-            if not part.chunk.data:
+            offset, data = part.chunk.offset, part.chunk.data  # each look at it is a copy
+            if not data:
                 raise LinkError("a reply has an empty piece", hint=_HINT)
             if self._mailbox.find(task.key) is None:
                 raise StateError(f"{task.work} is closed", hint="wait for the next task")
-            incoming.write(part.chunk.offset, part.chunk.data)
+            incoming.write(offset, data)
             self.received += len(part.chunk.data)
 
     def _task(self, session: SiteSession, header: Header) -> Task:
