@@ -23,7 +23,7 @@ from fedward.client.worker.protocol import Do, Done, Load
 from fedward.common import records
 from fedward.common.errors import FedwardError, PolicyError, RoundError, StateError
 from fedward.common.study import Study
-from fedward.common.wire.body import BLOCK
+from fedward.common.wire.digest import file_sha256
 
 _LOG = logging.getLogger(__name__)
 _DEFECT = "report this as a defect; see the site's log"
@@ -242,11 +242,7 @@ def _question(asked: Assignment) -> Question:
 
 
 def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while chunk := file.read(BLOCK):
-                digest.update(chunk)
+        return file_sha256(path)[0].hex()
     except OSError as error:
         raise RoundError("a reply cannot be read", hint=_DEFECT) from error
-    return digest.hexdigest()

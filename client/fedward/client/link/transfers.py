@@ -22,6 +22,7 @@ from fedward.client.link.connection import Line, translated
 from fedward.client.link.greeting import ask, read_answer
 from fedward.common.errors import LinkError
 from fedward.common.wire import kinds
+from fedward.common.wire.digest import file_sha256
 from fedward.common.wire.encoding import DEFLATE, PLAIN, compresses, deflate, inflate
 from fedward.common.wire.link_pb2 import Chunk, Header, Part, Range, Signed
 from fedward.common.wire.spool import Incoming
@@ -149,11 +150,11 @@ class Outgoing:
                 raise LinkError("a reply's body may not travel", hint=_HINT)
             if not packed.exists():
                 if not compresses(reply):
-                    return cls(reply, *_measured(reply), PLAIN, plain_size)
+                    return cls(reply, *file_sha256(reply), PLAIN, plain_size)
                 unfinished = packed.with_name(packed.name + ".part")
                 deflate(reply, unfinished)
                 unfinished.replace(packed)
-            return cls(packed, *_measured(packed), DEFLATE, plain_size)
+            return cls(packed, *file_sha256(packed), DEFLATE, plain_size)
         except OSError as error:
             raise LinkError("a reply's body cannot be read", hint="check the disk") from error
 
@@ -162,11 +163,6 @@ class Outgoing:
         if self.encoding != PLAIN:
             with suppress(OSError):
                 self.path.unlink()
-
-
-def _measured(path: Path) -> tuple[bytes, int]:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest(), os.fstat(file.fileno()).st_size
 
 
 async def send(line: Line, offer: Offer, outgoing: Outgoing) -> Signed:

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from fedward.common.errors import LinkError
 from fedward.common.files import output_error
 from fedward.common.wire import strict
+from fedward.common.wire.digest import remember
 
 Scalar = str | int | float | bool
 
@@ -123,6 +124,7 @@ def write_body(path: Path, content: Content) -> Written:
                 size += len(piece)
                 while piece:  # a disk that is nearly full takes a part of it
                     piece = piece[file.write(piece) :]
+            remember(file.fileno(), digest.digest())
     except OSError as error:
         with suppress(OSError):
             path.unlink()
