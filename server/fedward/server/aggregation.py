@@ -5,13 +5,14 @@
 What Flower's strategies compute, they compute value by value: a mean, a median, a step of Adam. So
 a strategy that sees the model one block at a time gives the same result, bit for bit, as one that
 sees it whole. Memory is one model for the result, what the strategy remembers, and `BUDGET` values
-over all sites: it does not grow with the number of sites. An update is read twice, once when it is
-checked on arrival and once here.
+over all sites, twice: it does not grow with the number of sites. An update is read twice, once when
+it is checked on arrival and once here; the next block is read while the strategy works on one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
@@ -21,6 +22,7 @@ from fedward.common import records
 from fedward.common.errors import RoundError, TrainingError
 from fedward.common.tensors import Weights, check_layout, check_weights
 from fedward.server.arrays import array_record, block_of, spec_of
+from fedward.server.aside import aside
 from fedward.server.blocks import Block, block_size, blocks, cut, empty_like
 from fedward.server.checkpoints import Drift
 from fedward.server.drift import DriftSums
@@ -94,10 +96,14 @@ def aggregate(
     shares = {site: site_weights[site] for site in updates}
     drift = DriftSums(shares)
     after = empty_like(before)
-    with BlockMemory(strategy, before) as memory, np.errstate(over="ignore", invalid="ignore"):
-        for block in blocks(before, block_size(len(updates))):
-            parts = {site: _cut_record(record, block) for site, record in updates.items()}
-            drift.add(cut(before, block), parts)
+    plan = list(blocks(before, block_size(len(updates))))
+    with (
+        BlockMemory(strategy, before) as memory,
+        np.errstate(over="ignore", invalid="ignore"),
+        aside(worth=len(plan) > 1) as other,
+    ):
+        for block, parts in _read_ahead(updates, plan, other):
+            drifted = other.submit(drift.add, cut(before, block), parts)
             memory.show(block)
             found = _step(strategy, number, _contents(parts, shares))
             memory.keep(block)
@@ -105,7 +111,23 @@ def aggregate(
                 # Adaptive strategies may compute in float64.
                 part.of(after[part.name])[...] = found[part.name].numpy()
             _check_finite(cut(after, block), cut(before, block))
+            drifted.result()
     return after, drift.result()
+
+
+def _read_ahead(
+    updates: Mapping[str, ArrayRecord], plan: Sequence[Block], other: Executor
+) -> Iterator[tuple[Block, dict[str, Weights]]]:
+    """Each block with what every site made of it; the next is read meanwhile."""
+
+    def read(block: Block) -> dict[str, Weights]:
+        return {site: _cut_record(record, block) for site, record in updates.items()}
+
+    coming = [other.submit(read, block) for block in plan[:1]]
+    for number, block in enumerate(plan, start=1):
+        parts = coming.pop().result()
+        coming += [other.submit(read, following) for following in plan[number : number + 1]]
+        yield block, parts
 
 
 def _cut_record(record: ArrayRecord, block: Block) -> Weights:
