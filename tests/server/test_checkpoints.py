@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,16 @@ def state(number: int = 1, value: float = 0.5) -> RunState:
         notes={"charges": {"a": [{"round": 0}]}},
         absent={"d": "gone"},
     )
+
+
+def test_records_are_kept_in_words_but_never_in_old_ones(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path / "c")
+    first, second, other = (replace(RECORD, round=n, notes={"n": n}) for n in (1, 2, 3))
+    for history in ((first,), (first, second), (other,), (other, second, first), ()):
+        folder.save(replace(state(1), history=history))
+        found = folder.newest()
+        assert found is not None
+        assert found.history == history
 
 
 def same(left: RunState, right: RunState) -> bool:

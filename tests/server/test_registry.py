@@ -130,6 +130,9 @@ def test_an_offer_is_approved_by_enough_and_falls_back(registry: Registry) -> No
     registry.decide("south", study, Choice.APPROVE, b"s")
     assert state() is State.APPROVED
     assert registry.study(study).approved == ("north", "south")
+    nodes = {site.name: site.node for site in registry.sites()}
+    assert registry.approving(study) == {name: nodes[name] for name in ("north", "south")}
+    assert registry.approving("no such study") == {}
     registry.decide("north", study, Choice.WITHDRAW, b"n3")
     assert state() is State.OFFERED
     said = [(answer.site, answer.choice, answer.evidence) for answer in registry.decisions(study)]

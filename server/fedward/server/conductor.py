@@ -225,6 +225,6 @@ class Conductor:
 
     def _nodes(self, run: Run) -> dict[int, str]:
         """Sites that began the run, still approve and are still members, by node id."""
-        approved = set(self._registry.study(run.study).approved)
-        there = approved & self.active_sites & set(run.sites)
-        return {site.node: site.name for site in self._registry.sites() if site.name in there}
+        there = self.active_sites & set(run.sites)
+        approving = self._registry.approving(run.study)
+        return {node: site for site, node in approving.items() if site in there}

@@ -10,6 +10,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from fedward.common.errors import StateError
+from fedward.server.registry.bulk import put
 from fedward.server.registry.facts import LogHead, Receipt, Round, Run
 from fedward.server.registry.states import NEXT, Choice, State, follow, ready
 from fedward.server.registry.studies import StudyRecords
@@ -236,12 +237,12 @@ class RunRecords(StudyRecords):
         self, session: Session, receipts: Collection[Receipt], seen: Collection[LogHead]
     ) -> None:
         now = self._clock()
-        for receipt in receipts:
-            session.merge(ReceiptRow(**vars(receipt), at_ms=now))
-        for head in seen:
-            row = session.get(HeadRow, (head.site, head.log))
-            if row is None or row.length < head.length:
-                session.merge(HeadRow(**{**vars(head), "at_ms": now}))
+        put(session, ReceiptRow, [{**vars(receipt), "at_ms": now} for receipt in receipts])
+        known = select(HeadRow.site, HeadRow.log, HeadRow.length)
+        known = known.where(HeadRow.site.in_({head.site for head in seen}))
+        lengths = {(site, log): length for site, log, length in session.execute(known)}
+        further = [head for head in seen if lengths.get((head.site, head.log), -1) < head.length]
+        put(session, HeadRow, [{**vars(head), "at_ms": now} for head in further])
 
     def receipts(self, run: str) -> tuple[Receipt, ...]:
         """Receipts of a run, by round, action and site."""

@@ -197,6 +197,16 @@ class StudyRecords(Database):
             )
             return tuple(Answer(r.site, Choice(r.choice), r.evidence, r.at_ms) for r in rows)
 
+    def approving(self, study: str) -> dict[str, int]:
+        """Sites that approve a study now, each with its number for carriers."""
+        query = (
+            select(SiteRow.name, SiteRow.node)
+            .join(InvitationRow, InvitationRow.site == SiteRow.name)
+            .where(InvitationRow.study == study, InvitationRow.choice == Choice.APPROVE.value)
+        )
+        with self._reads() as session:
+            return {row.name: row.node for row in session.execute(query)}
+
     def startable(self, active: Collection[str]) -> tuple[str, ...]:
         """Studies whose first run can start by itself; see `states.ready`.
 
