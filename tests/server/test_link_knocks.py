@@ -49,3 +49,17 @@ def test_the_same_refusal_is_written_once_and_then_counted() -> None:
     assert noted[3]["reason"] == "other"
     refusals.flush()
     assert len(noted) == 4
+
+
+def test_who_is_refused_for_ever_new_reasons_fills_no_disk() -> None:
+    """A site chooses the name of a run that it says it answers: it stands in the reason."""
+    noted: list[Facts] = []
+    refusals = Refusals(noted.append, clock=lambda: 0.0)
+    for number in range(500):
+        refusals.note(f"run {number} is closed" + "x" * 8000, peer="ipv4:1.2.3.4:5", name="north")
+    refusals.note("something", peer="ipv4:1.2.3.5:5", name="south")
+    refusals.flush()
+    assert len(noted) < 25
+    assert max(len(facts["reason"]) for facts in noted) <= 300
+    assert sum(facts.get("times", 1) for facts in noted) == 501
+    assert [facts["reason"] for facts in noted if facts["name"] == "south"] == ["something"]

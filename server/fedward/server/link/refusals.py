@@ -1,7 +1,7 @@
 """Refusals of the link: in the log, for the audit log, and as what a peer is told.
 
-The same refusal of the same peer is written at once and then counted: an attacker must not be able
-to fill a disk with log lines.
+The same refusal of the same peer is written at once and then counted, and so are refusals of one
+peer that differ ever anew: an attacker must not be able to fill a disk with log lines.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from fedward.common.errors import FedwardError, IdentityError, LinkError, StateE
 _log = logging.getLogger(__name__)
 _AGAIN_S = 10.0
 _MOST = 1024
+_MOST_OF_ONE = 16
+_LONGEST_REASON = 300
+FURTHER = "refused for yet another reason, one of many"
 
 Facts = dict[str, Any]
 OnRefusal = Callable[[Facts], None]
@@ -101,11 +104,14 @@ class Refusals:
             name: in the roster, as far as it is known.
             error: name of the error's class.
         """
-        facts: Facts = {"reason": reason, "peer": peer, "name": name, "error": error}
-        now = self._clock()
+        now, host, reason = self._clock(), _host(peer), reason[:_LONGEST_REASON]
         with self._lock:
             due = self._due(now)
-            key = (reason, _host(peer), name)
+            known = sum(others[1:] == (host, name) for others in self._counts)
+            if known >= _MOST_OF_ONE and (reason, host, name) not in self._counts:
+                reason = FURTHER
+            facts: Facts = {"reason": reason, "peer": peer, "name": name, "error": error}
+            key = (reason, host, name)
             if key in self._counts:
                 count = self._counts[key]
                 count.times += 1
