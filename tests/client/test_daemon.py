@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from fedward.client.daemon.record import Record
 from fedward.client.daemon.remembered import LEDGER, last_end
 from fedward.client.daemon.rules import SiteRules
 from fedward.client.daemon.seams import Place, Signals
+from fedward.client.daemon.service import Service
 from fedward.client.decisions import Decisions, Verdict
 from fedward.client.ledger import Ledger
 from fedward.client.link.assignments import Assignment
@@ -295,10 +297,12 @@ def test_the_log_remembers_the_ledger_and_the_decisions(tmp_path: Path) -> None:
     account = Account(ward.home.ledger)
     account.check(seen, "its audit log")
     account.close()
+    whole = ward.home.ledger.read_bytes()
     ward.home.ledger.unlink()
     account = Account(ward.home.ledger)
     with pytest.raises(StateError, match="older than what its audit log has seen"):
         account.check(seen, "its audit log")
+    assert "ledger is older" in greeted(ward, account)
     account.close()
 
     rules = SiteRules(ward.home, ward.key, now=lambda: ward.now)
@@ -308,10 +312,30 @@ def test_the_log_remembers_the_ledger_and_the_decisions(tmp_path: Path) -> None:
     withdrawn = rules.end
     assert withdrawn is not None
     rules.check_holds(withdrawn.to_dict())
+    with AuditLog.open(ward.home.audit_log, ward.key) as log:
+        log.append("study", study=ward.name, state="withdrawn", decisions=withdrawn.to_dict())
     path.write_bytes(before)
     assert rules.states() == {ward.name: "approved"}
     with pytest.raises(StateError, match="record of decisions is older"):
         rules.check_holds(withdrawn.to_dict())
+    ward.home.ledger.write_bytes(whole)
+    account = Account(ward.home.ledger)
+    assert "decisions is older" in greeted(ward, account)
+    account.close()
+
+
+def greeted(ward: Ward, account: Account) -> str:
+    """Why a daemon halts when a server greets that says nothing of what it has seen."""
+    service: Any = object.__new__(Service)
+    with AuditLog.open(ward.home.audit_log, ward.key) as log:
+        service._audit, service._record, service._account = log, Record(log), account
+        service._rules = SiteRules(ward.home, ward.key, now=lambda: ward.now)
+        service._daemon = SimpleNamespace(halted=None)
+        central = SimpleNamespace(coordinator=SimpleNamespace(name="central"))
+        service._roster = SimpleNamespace(current=central)
+        with pytest.raises(StateError):
+            service._greeted({})
+        return str(service._daemon.halted)
 
 
 def test_nobody_asks_on_and_on_in_a_round(tmp_path: Path) -> None:
