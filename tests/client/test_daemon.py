@@ -427,6 +427,26 @@ def test_what_the_gate_stops_does_not_leave(tmp_path: Path) -> None:
     assert ward.log("release") == []
 
 
+def test_a_reply_that_was_exchanged_on_the_disk_does_not_leave(tmp_path: Path) -> None:
+    ward = Ward(tmp_path)
+
+    async def story(daemon: Daemon, pool: Trained) -> None:
+        honest = pool.do
+
+        async def exchanged(load: Load, task: Do) -> Done:
+            done = await honest(load, task)
+            pool.content = replace(pool.content, arrays={n: w + 2 for n, w in WEIGHTS.items()})
+            write_durably(Path(task.out), pool.content)
+            return done
+
+        pool.do = exchanged  # type: ignore[method-assign]
+        code, reason = code_and_reason(await daemon.do(ward.asked()))
+        assert code == 8
+        assert "not the one that was trained" in reason
+
+    ward.run(story)
+
+
 def test_a_private_reply_that_nothing_paid_for_does_not_leave(tmp_path: Path) -> None:
     study = small_study(privacy={"mode": "dp", "epsilon": 3.0, "delta": 1e-3})
     ward = Ward(tmp_path, study)

@@ -19,7 +19,7 @@ from fedward.client.loading import load_cohort
 from fedward.client.outbox import Outbox
 from fedward.client.site import Site
 from fedward.client.site_config import load_site_config
-from fedward.client.worker.opening import randomness_for
+from fedward.client.worker.opening import open_site, randomness_for
 from fedward.client.worker.pool import Pool, PoolLimits
 from fedward.client.worker.process import Limits
 from fedward.client.worker.protocol import Do, Done, Load
@@ -355,6 +355,24 @@ def test_data_that_change_between_rounds_are_noticed(tmp_path: Path) -> None:
             await bench.do(bench.task(number=2, key="cd" * 32))
 
     bench.run(story)
+
+
+def test_data_that_change_in_memory_are_noticed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, small_study())
+    opened = open_site(bench.load)
+    cohort = opened._cohort
+    try:
+        opened.check_unchanged()
+        for name in ("target", "patient", "test"):
+            changed = getattr(cohort, name).copy()
+            changed[0] = changed[0] == 0
+            opened._cohort = replace(cohort, **{name: changed})
+            with pytest.raises(DataError, match="data in memory have changed"):
+                opened.check_unchanged()
+        opened._cohort = cohort
+        opened.check_unchanged()
+    finally:
+        opened._ledger.close()
 
 
 def test_data_that_are_written_again_unchanged_are_accepted(tmp_path: Path) -> None:
