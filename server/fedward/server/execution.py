@@ -9,6 +9,7 @@ last checkpoint stays and the run can be resumed.
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -28,6 +29,8 @@ from fedward.server.registry import Registry, RegistryUnavailable, Run, State
 
 logger = logging.getLogger(__name__)
 
+SPOOL = "spool"
+"""Folder of a run where replies arrive."""
 Release = Callable[[Run, Study, RunState], None]
 """Writes what a finished run gives to the world."""
 
@@ -88,6 +91,7 @@ class Execution:
         self.run = run
         self._study = study
         self._checkpoints = CheckpointFolder(folder / "checkpoints")
+        self._spool = folder / SPOOL
         self._registry = registry
         self._audit = audit
         self._carrier = carrier
@@ -154,6 +158,8 @@ class Execution:
             self._registry.transition(self.run.id, State.EVALUATING)
         self._release(self._registry.run(self.run.id), self._study, state)
         self._end(State.RELEASED, "")
+        # The last round's replies: what they prove is in their receipts, which are released.
+        shutil.rmtree(self._spool, ignore_errors=True)
 
     def _end(self, state: State, reason: str) -> None:
         try:

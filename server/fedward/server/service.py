@@ -29,7 +29,7 @@ from fedward.server.authority import Registrar
 from fedward.server.carrier import LinkCarrier
 from fedward.server.conductor import Conductor, Hooks
 from fedward.server.desk import Desk
-from fedward.server.execution import Patience
+from fedward.server.execution import SPOOL, Patience
 from fedward.server.home import ConsortiumFolder
 from fedward.server.link.handshakes import listening
 from fedward.server.link.mailbox import Mailbox
@@ -136,7 +136,7 @@ class Service:
         self._last_round: dict[str, float] = {}
         self._renew_at = 0.0
         self._desk = Desk(registry, roster=self._roster, audit=audit, renew=self._registrar.renew)
-        self._mailbox = Mailbox(lambda run: folder.run(run) / "spool")
+        self._mailbox = Mailbox(lambda run: folder.run(run) / SPOOL)
         self._link = self._make_link()
         self._conductor = self._make_conductor()
         self._notifier = Notifier()

@@ -15,7 +15,7 @@ from fedward.server.link.peers import Peer
 from fedward.server.link.refusals import EndedError, SessionError
 from fedward.server.link.tasks import Task
 
-_MOST_TASKS = 512
+_MOST_TASKS = 128
 _REMEMBERED = 256
 _REPLACED = "replaced by a newer connection"
 
