@@ -162,14 +162,19 @@ def _settle(answer: Message) -> None:
 
 def _refusal(site: str, answer: Message, check: Check | None) -> Refusal | None:
     if answer.has_error():
-        reason = " ".join((answer.error.reason or "gave no reason").split())
-        return Refusal(answer.error.code, reason[:_LONGEST_REASON])
+        return Refusal(answer.error.code, _one_line(answer.error.reason or ""))
     try:
         if check is not None:
             check(site, answer)
     except RoundError as error:
         return Refusal(RoundError.exit_code, error.problem)
     return None
+
+
+def _one_line(reason: str) -> str:
+    """What somebody else wrote, fit to be shown: no line breaks, nothing that steers a terminal."""
+    line = "".join(c for c in " ".join(reason.split()) if c.isprintable())
+    return line[:_LONGEST_REASON] or "gave no reason"
 
 
 def _same(one: Message, other: Message) -> bool:
