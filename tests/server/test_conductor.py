@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from flwr.serverapp import ServerApp
 
-from fedward.common.audit import verify_log
+from fedward.common.audit import AuditLog, verify_log
 from fedward.common.errors import DataError, StateError
 from fedward.common.models.bundle import load_bundle
 from fedward.common.study import study_hash
@@ -114,6 +114,34 @@ def test_a_run_waits_for_its_quorum_and_says_so(
     assert carrier.carried == 0
     carrier.there = set(SITES)
     assert service.until(State.RELEASED).id == run.id
+
+
+def test_a_disk_that_refuses_pauses_a_run_and_says_so(
+    consortium: Consortium, serve: Callable[..., Service]
+) -> None:
+    study = a_study()
+    service = serve(LoopCarrier(consortium, study))
+    digest = service.offer(study)
+    run = f"{study.study.name}-{digest[:8]}-1"
+    in_the_way = consortium.folder_for_run(run) / "checkpoints"
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.touch()
+    service.approve(digest)
+    deadline = time.monotonic() + LONG_S
+    said: list[str] = []
+    while len(said) < 3 and time.monotonic() < deadline:  # over several attempts
+        service.conductor.look()
+        now = service.conductor.waiting.get(run, "")
+        if now != (said or [""])[-1]:
+            said.append(now)
+        threading.Event().wait(0.01)
+    assert said[0] == said[2]
+    assert "cannot write checkpoints" in said[0]
+    assert service.registry.run(run).state is State.RUNNING
+    in_the_way.unlink()
+    assert service.until(State.RELEASED).id == run
+    with AuditLog.open(consortium.folder / "audit.log", consortium.key) as audit:
+        assert not [entry for entry in audit.entries() if entry.kind == "run failed"]
 
 
 def test_patience_ends(consortium: Consortium, serve: Callable[..., Service]) -> None:

@@ -88,6 +88,7 @@ class Conductor:
         self._make_weights = make_weights
         self._executions: dict[str, Execution] = {}
         self._ended: dict[str, int] = {}
+        self._pauses: dict[str, str] = {}
         self._roster_mark: object = None
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="conductor", daemon=True)
@@ -122,7 +123,8 @@ class Conductor:
     @property
     def waiting(self) -> Mapping[str, str]:
         """What each run waits for, in words."""
-        found = {run: execution.waiting_for for run, execution in self._executions.items()}
+        found = dict(self._pauses)
+        found |= {run: execution.waiting_for for run, execution in self._executions.items()}
         return {run: what for run, what in found.items() if what}
 
     @property
@@ -181,7 +183,7 @@ class Conductor:
         for run in [run for run, execution in self._executions.items() if not execution.alive]:
             gone = self._executions.pop(run)
             if run in runs and not gone.recorded:
-                self._ended[run] = RETRY_LOOKS
+                self._ended[run], self._pauses[run] = RETRY_LOOKS, gone.waiting_for
 
     def _due(self, run: str) -> bool:
         """Whether a run may be taken up; one whose thread gave up gets a moment first."""
@@ -220,6 +222,7 @@ class Conductor:
             make_weights=self._make_weights,
         )
         self._executions[run.id] = execution
+        self._pauses.pop(run.id, None)
         execution.start()
         logger.info("run taken up", extra={"facts": {"run": run.id, "after": run.round}})
 

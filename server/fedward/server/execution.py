@@ -1,9 +1,10 @@
 """One run in a thread of its own: wait for sites, do the rounds, release; or say why not.
 
 A run does not fail because sites are away: it waits for the study's quorum, and tries a round that
-too few answered again. It fails, with its reason on record, when the sites that are there refuse,
-when training diverges, or when nobody came for as long as `Patience` says. Whatever happens, the
-last checkpoint stays and the run can be resumed.
+too few answered again. Nor because a disk is full: it goes on when there is room. It fails, with
+its reason on record, when the sites that are there refuse, when training diverges, or when nobody
+came for as long as `Patience` says. Whatever happens, the last checkpoint stays and the run can be
+resumed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedward.common.audit import AuditLog
-from fedward.common.errors import FedwardError, Interrupted, LinkError, RoundError
+from fedward.common.errors import FedwardError, Interrupted, LinkError, OutputError, RoundError
 from fedward.common.study import Study
 from fedward.server.carrier import Carrier, Order
 from fedward.server.checkpoints import CheckpointFolder, RunState
@@ -143,6 +144,10 @@ class Execution:
             self._do()
         except (Halted, RegistryUnavailable):
             logger.info("a run pauses", extra={"facts": facts})
+        except OutputError as error:  # a full disk, most likely: somebody will make room
+            self.waiting_for = str(error)
+            facts["reason"] = str(error)
+            logger.error("a run pauses until it can write", extra={"facts": facts})
         except FedwardError as error:
             stopped = isinstance(error, Interrupted)
             self._end(State.STOPPED if stopped else State.FAILED, str(error))
