@@ -56,7 +56,9 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def confirm_fingerprint(given: str | None, fingerprint: str, *, whose: str, says: str) -> None:
+def confirm_fingerprint(
+    given: str | None, fingerprint: str, *, whose: str, says: str, option: str
+) -> None:
     """Return if a person has compared a fingerprint, by an option or by answering now.
 
     Args:
@@ -64,6 +66,7 @@ def confirm_fingerprint(given: str | None, fingerprint: str, *, whose: str, says
         fingerprint: what it must be.
         whose: for the question, such as "the key of north".
         says: who must have said the same, such as "the hospital".
+        option: the name of the option, for who cannot be asked.
 
     Raises:
         IdentityError: it differs, they did not confirm it, or nobody can be asked.
@@ -75,10 +78,10 @@ def confirm_fingerprint(given: str | None, fingerprint: str, *, whose: str, says
         return
     typer.echo(f"fingerprint of {whose}:\n  {spoken(fingerprint)}", err=True)
     if not sys.stdin.isatty():
-        raise IdentityError(f"nobody compared the fingerprint of {whose}", hint=_OPTION)
+        raise IdentityError(
+            f"nobody compared the fingerprint of {whose}",
+            hint=f"call {says}, and give what is read out to you with {option}",
+        )
     question = f"Is this what {says} says, over the telephone or face to face?"
     if not typer.confirm(question, default=False, err=True):
         raise IdentityError(f"the fingerprint of {whose} was not confirmed", hint=hint)
-
-
-_OPTION = "give it as an option, as it was read out to you; see --help"

@@ -124,6 +124,7 @@ def install_command(
             root.fingerprint,
             whose=f"the root of {root.consortium}",
             says="the coordinator",
+            option="--ca-fingerprint",
         )
 
     done = install(

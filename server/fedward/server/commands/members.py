@@ -135,6 +135,7 @@ def enroll(
         request.public_key.fingerprint,
         whose=f"the key of {request.name}",
         says="the hospital",
+        option="--fingerprint",
     )
     enrolled = registrar.enroll(request, role)
     target = out or Path(f"{request.name}.crt")
