@@ -112,7 +112,9 @@ def test_every_option_named_in_passing_exists(capsys: pytest.CaptureFixture[str]
         text = page.read_text(encoding="utf-8")
         prose = re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
         for option in re.findall(r"`(--[a-z-]+)", prose):
-            assert re.search(rf"^\s+{option}\b", helps, flags=re.M), f"{page.name}: {option}"
+            assert re.search(rf"^\s+(-\w, )?{option}\b", helps, flags=re.M), (
+                f"{page.name}: {option}"
+            )
         for words in re.findall(r"`fedward ((?:server|client) [a-z-]+)", prose):
             assert main([*words.split(), "--help"]) == 0, f"{page.name}: fedward {words}"
     capsys.readouterr()
