@@ -158,7 +158,7 @@ class Federation:
         """Offer the study to everybody."""
         command("server", "submit", self.consortium, self.study_file)
 
-    def approve(self, name: str, *, within_s: float = 60.0) -> None:
+    def approve(self, name: str, *, within_s: float = 300.0) -> None:
         """Wait until the offer is at a hospital, and approve it there."""
         folder = self.site(name)
         self.until(lambda: bool(command("client", "studies", folder)["studies"]), within_s)
