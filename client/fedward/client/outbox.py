@@ -79,7 +79,9 @@ class Outbox:
         if number == 0:  # before the first round every answer is the same
             return
         mine = work.with_name(f"{number:07d}.{action}.{key}.asked")
-        known = {path.name for path in work.parent.glob(f"{number:07d}.{action}.*.asked")}
+        # Patterns of files are constant, here and below: each other one would be kept, compiled.
+        asked, kind = work.parent.glob("*.asked"), f"{number:07d}.{action}."
+        known = {path.name for path in asked if path.name.startswith(kind)}
         if len(known - {mine.name}) >= MOST_QUESTIONS:
             raise RoundError(
                 "the server asked for too many different things in one round",
@@ -95,8 +97,8 @@ class Outbox:
         if not _RUN.fullmatch(run) or not _KEY.fullmatch(key):
             return None
         folder = self._folder / run
-        found = [*folder.glob(f"*.{key}.reply"), *folder.glob(f"*.{key}.refusal")]
-        return found[0] if found else None
+        answers = (*folder.glob("*.reply"), *folder.glob("*.refusal"))
+        return next((path for path in answers if _key(path) == key), None)
 
     def release(self, work: Path) -> Path:
         """Let a reply that passed the gate go: it is called so from here on, durably.
@@ -136,7 +138,8 @@ class Outbox:
         """
         if not _KEY.fullmatch(key):
             return None
-        received = next(self._folder.glob(f"*/*.{key}.re*"), None)
+        answers = self._folder.glob("*/*.re*")
+        received = next((path for path in answers if _key(path) == key), None)
         if received is None:
             return None
         if received.suffix == ".refusal":
@@ -179,6 +182,11 @@ def write_durably(path: Path, content: Content) -> Written:
         with suppress(OSError):
             partial.unlink()
     return Written(path, written.sha256, written.size)
+
+
+def _key(path: Path) -> str:
+    """Of the task that a file is about."""
+    return path.stem.partition(".")[2]
 
 
 def _round(path: Path) -> int:

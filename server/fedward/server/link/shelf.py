@@ -73,8 +73,9 @@ class Shelf:
             OutputError: the disk refuses.
         """
         wanted = self._body(task, sha256)
-        for other in self._folder.glob(self._file(task, "-*.body.part").name):
-            if other.name != wanted.name + ".part":
+        begin = self._file(task, "-").name
+        for other in self._folder.glob("*.body.part"):  # any other pattern would be kept, compiled
+            if other.name.startswith(begin) and other.name != wanted.name + ".part":
                 with suppress(OSError):
                     other.unlink()
         return Incoming(wanted, sha256=sha256, size=size)
