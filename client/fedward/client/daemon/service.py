@@ -169,8 +169,7 @@ class Service:
             if self._daemon.halted is not None:
                 self._account.reopen()
             self._account.check(answer.get("ledger"), "the server")
-            self._account.check(last_end(self._audit.entries(), LEDGER), "its audit log")
-            self._rules.check_holds(last_end(self._audit.entries(), DECISIONS))
+            self._check_own()
             seen = answer.get("audit")
             if seen is not None and not self._audit.holds(Head.read(seen)):
                 raise StateError(
@@ -178,12 +177,21 @@ class Service:
                     hint="restore the newer one",
                 )
         except FedwardError as error:
-            if self._daemon.halted is None:
-                self._record.note("halted", problem=error.problem)
-            self._daemon.halted = error
+            self._halt(error)
             raise
         self._daemon.halted = None
         self._record.note("connect", server=server)
+
+    def _check_own(self) -> None:
+        """Compare ledger and decisions with what the site's own log says of them."""
+        entries = list(self._audit.entries())
+        self._account.check(last_end(entries, LEDGER), "its audit log")
+        self._rules.check_holds(last_end(entries, DECISIONS))
+
+    def _halt(self, error: FedwardError) -> None:
+        if self._daemon.halted is None:
+            self._record.note("halted", problem=error.problem)
+        self._daemon.halted = error
 
     async def _offered(self, told: Mapping[str, Mapping[str, str]]) -> None:
         self._watch.offered()
@@ -222,6 +230,10 @@ class Service:
             FedwardError: something that cannot be repaired by trying again.
         """
         self._record.note("start", pid=os.getpid())
+        try:  # a server that has seen more does not even greet: the site's people are told here
+            self._check_own()
+        except FedwardError as error:
+            self._halt(error)
         await self._watch.look()
         parts = {
             asyncio.create_task(part)
