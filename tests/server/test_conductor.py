@@ -25,6 +25,8 @@ _helper = runpy.run_path(str(Path(__file__).with_name("consortium.py")))
 Consortium, LoopCarrier, Service = (_helper[n] for n in ("Consortium", "LoopCarrier", "Service"))
 SITES, LONG_S = _helper["SITES"], _helper["LONG_S"]
 a_study, final, same, expected = (_helper[n] for n in ("a_study", "final", "same", "expected"))
+LEFT = ("tasks/task-1", f".release.{'0' * 16}.partial", f"checkpoints/.r.{'0' * 16}.partial")
+"""What a service that is killed would leave in a run's folder."""
 
 
 @pytest.fixture
@@ -264,6 +266,11 @@ def test_a_service_that_ended_is_continued_by_the_next(
     )
     offered = ""
     for attempt in range(4):
+        if attempt == 1:
+            folder = consortium.folder_for_run(f"{study.study.name}-{offered[:8]}-1")
+            (folder / "tasks").mkdir()
+            for name in LEFT:
+                (folder / name).touch()
         carrier = LoopCarrier(consortium, study)
         service = serve(carrier)
         asked = threading.Semaphore(0)
@@ -278,6 +285,8 @@ def test_a_service_that_ended_is_continued_by_the_next(
     service = serve(LoopCarrier(consortium, study))
     run = service.until(State.RELEASED, State.FAILED)
     assert (run.state, run.round, run.number) == (State.RELEASED, 4, 1)
+    folder = consortium.folder_for_run(run.id)
+    assert not [name for name in LEFT if (folder / name).exists()]
     assert same(final(consortium, run.id).weights, expected(study))
     assert [r.round for r in service.registry.rounds(run.id)] == [1, 2, 3, 4]
 

@@ -176,13 +176,17 @@ def replace_directory(new: Path, path: Path) -> None:
         raise output_error(path, error) from error
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path, *, of: str = "") -> None:
     """Remove what a killed process left half-written in a folder; nothing else has such names.
 
     No other process may be writing there.
+
+    Args:
+        folder: where; it need not exist.
+        of: only what was to become the file or folder of this name.
     """
-    for path in folder.glob(".*"):
-        if _LEFTOVER.fullmatch(path.name):
+    for path in folder.glob(f".{of}*"):
+        if _LEFTOVER.fullmatch(path.name) and path.name.startswith(f".{of}." if of else "."):
             _remove(path)
 
 

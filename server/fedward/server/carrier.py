@@ -19,6 +19,8 @@ from fedward.server.link.presence import Presence
 from fedward.server.link.tasks import Answer, Task
 from fedward.server.registry import Run
 
+TASKS = "tasks"
+"""Folder of a run where the bodies of tasks are, for as long as somebody is asked."""
 _RUN_NUMBER = 1
 """Flower's own number of the run: ours are known by name, so it is the same for all."""
 
@@ -102,7 +104,7 @@ class LinkCarrier:
             self._presence,
             study=order.run.study,
             run=order.run.id,
-            folder=self._folder_for_run(order.run.id) / "tasks",
+            folder=self._folder_for_run(order.run.id) / TASKS,
             nodes=order.nodes,
             absence_s=self._absence_s,
             hooks=Hooks(answered=answered, check=order.check),

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from fedward.common.audit import AuditLog
 from fedward.common.errors import FedwardError, Interrupted, LinkError, OutputError, RoundError
+from fedward.common.files import remove_leftovers
 from fedward.common.study import Study
-from fedward.server.carrier import Carrier, Order
+from fedward.server.carrier import TASKS, Carrier, Order
 from fedward.server.checkpoints import CheckpointFolder, RunState
 from fedward.server.first_weights import first_weights_in_subprocess
 from fedward.server.flower_app import build_server_app
@@ -30,6 +31,7 @@ from fedward.server.registry import Registry, RegistryUnavailable, Run, State
 
 logger = logging.getLogger(__name__)
 
+_CHECKPOINTS = "checkpoints"
 SPOOL = "spool"
 """Folder of a run where replies arrive."""
 Release = Callable[[Run, Study, RunState], None]
@@ -91,8 +93,8 @@ class Execution:
     ) -> None:
         self.run = run
         self._study = study
-        self._checkpoints = CheckpointFolder(folder / "checkpoints")
-        self._spool = folder / SPOOL
+        self._folder = folder
+        self._checkpoints = CheckpointFolder(folder / _CHECKPOINTS)
         self._registry = registry
         self._audit = audit
         self._carrier = carrier
@@ -157,14 +159,22 @@ class Execution:
             logger.critical("a defect ended a run", extra={"facts": {**facts, "error": kind}})
             self._end(State.FAILED, f"this is a defect in fedward: {kind}")
 
+    def _tidy(self) -> None:
+        """Remove what a killed service left half-written: now nobody writes for this run."""
+        for folder in (self._folder, self._folder / _CHECKPOINTS):
+            remove_leftovers(folder)
+        shutil.rmtree(self._folder / TASKS, ignore_errors=True)
+
     def _do(self) -> None:
+        self._tidy()
         state = self._rounds()
         if self._registry.run(self.run.id).state is State.RUNNING:
             self._registry.transition(self.run.id, State.EVALUATING)
         self._release(self._registry.run(self.run.id), self._study, state)
         self._end(State.RELEASED, "")
         # The last round's replies: what they prove is in their receipts, which are released.
-        shutil.rmtree(self._spool, ignore_errors=True)
+        for name in (SPOOL, TASKS):
+            shutil.rmtree(self._folder / name, ignore_errors=True)
 
     def _end(self, state: State, reason: str) -> None:
         try:

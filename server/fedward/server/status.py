@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedward.common.errors import StateError
-from fedward.common.files import read_bytes, write_atomic
+from fedward.common.files import read_bytes, remove_leftovers, write_atomic
 from fedward.common.version import version
 from fedward.server.link.presence import Attendance
 from fedward.server.registry import Run
@@ -29,6 +29,7 @@ class StatusFile:
     """
 
     def __init__(self, path: Path, *, pid: int, port: int) -> None:
+        remove_leftovers(path.parent, of=path.name)
         self._path = path
         self._head = {"pid": pid, "port": port, "version": version(), "since": _now()}
         self._last: dict[str, Any] = {}

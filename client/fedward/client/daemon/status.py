@@ -13,7 +13,7 @@ from typing import Any
 
 from fedward.client.link.assignments import Assignment
 from fedward.common.errors import FedwardError, OutputError
-from fedward.common.files import read_bytes, write_atomic
+from fedward.common.files import read_bytes, remove_leftovers, write_atomic
 
 _KEPT = 10
 Clock = Callable[[], datetime]
@@ -30,6 +30,7 @@ class Status:
     """
 
     def __init__(self, path: Path, *, site: str, pid: int, clock: Clock | None = None) -> None:
+        remove_leftovers(path.parent, of=path.name)
         self._path = path
         self._clock = clock or (lambda: datetime.now(UTC))
         self._facts: dict[str, Any] = {
