@@ -22,6 +22,9 @@ HANDSHAKE_TIMEOUT_S: Final = 10.0
 """How long a connection may take to say who it is."""
 MOST_STREAMS: Final = 32
 """Calls at a time on one connection."""
+WINDOW: Final = 1 << 20
+"""Bytes of a call that may be on their way unread: what a slow reader costs in memory, and 10 MB/s
+over 100 ms. Left to itself gRPC measures the network, and allows many times that to everybody."""
 _LARGEST_METADATA: Final = 8 << 10
 
 Options = Sequence[tuple[str, Any]]
@@ -35,6 +38,8 @@ _BOTH: tuple[tuple[str, Any], ...] = (
     ("grpc.keepalive_timeout_ms", int(PING_TIMEOUT_S * 1000)),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", WINDOW),
     # Bit 0 stands for "as it is": a message compressed by the transport is refused.
     ("grpc.compression_enabled_algorithms_bitset", 1),
 )
