@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,15 +16,14 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from fedward.common.errors import RoundError
 from fedward.common.files import output_error, write_atomic
 from fedward.common.tensors import Weights
+from fedward.server import tensor_file
 
 _WEIGHTS = "weights/"
 _STRATEGY = "strategy/"
-_ALIGNED = 8
 KEEP = 2
 """Newest checkpoints that are kept: the last, and one more should the disk lose it."""
 
@@ -143,7 +142,7 @@ class CheckpointFolder:
             "order": list(state.weights),
         }
         text = f'{json.dumps(rest)[:-1]}, "history": [{self._history(state)}]}}'
-        pieces = _safetensors(tensors, {"state": text, "digest": _digest(text, tensors)})
+        pieces = tensor_file.pieces(tensors, {"state": text, "digest": _digest(text, tensors)})
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -173,7 +172,7 @@ class CheckpointFolder:
         for path in reversed(files):
             try:
                 return _read(path)
-            except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+            except (OSError, KeyError, TypeError, ValueError, AttributeError, MemoryError):
                 continue  # half of `KEEP`'s purpose: the one before it is whole
         if files:
             raise RoundError(
@@ -187,9 +186,7 @@ class CheckpointFolder:
 
 
 def _read(path: Path) -> RunState:
-    with safe_open(path, framework="numpy") as file:
-        metadata = file.metadata()
-        tensors = {key: file.get_tensor(key) for key in list(file.keys())}
+    metadata, tensors = tensor_file.read(path)
     if _digest(metadata["state"], tensors) != metadata["digest"]:
         raise ValueError("the content is not what was written")
     rest = json.loads(metadata["state"])
@@ -220,28 +217,6 @@ def _digest(text: str, tensors: Mapping[str, NDArray[Any]]) -> str:
         found.update(f"{name} {value.dtype.str} {value.shape}".encode())
         found.update(_bytes(value))
     return found.hexdigest()
-
-
-def _safetensors(
-    tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]
-) -> Iterator[bytes | memoryview]:
-    """A safetensors file, piece by piece; its library would copy the model twice.
-
-    The widest types come first, so that every value is where its type demands.
-    """
-    table: dict[str, Any] = {"__metadata__": dict(metadata)}
-    arrays = dict(sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])))
-    end = 0
-    for name, value in arrays.items():
-        start, end = end, end + value.nbytes
-        kind = f"{value.dtype.kind.upper()}{8 * value.itemsize}"
-        shape = list(value.shape)
-        table[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
-    header = json.dumps(table, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % _ALIGNED)
-    yield len(header).to_bytes(8, "little") + header
-    for value in arrays.values():
-        yield _bytes(value)
 
 
 def _bytes(value: NDArray[Any]) -> memoryview:
