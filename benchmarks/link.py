@@ -30,13 +30,14 @@ import sys
 import tempfile
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import link_flower
-from link_consortium import BenchConsortium, Processor
+from link_consortium import BenchConsortium, Measured, Processor
 
 CASES = (
     ("100 kB", 4, 155, 201),
@@ -46,6 +47,9 @@ CASES = (
 """Name, sites, width of the two hidden layers, rounds. The last round evaluates, too."""
 IDLE_S = 30.0
 SETTLE_S = 3.0
+
+
+__all__ = ["Measured", "bare", "idle", "measure"]
 
 
 def measure(sites: int, *, width: int, rounds: int) -> dict[str, Any]:
@@ -58,7 +62,8 @@ def measure(sites: int, *, width: int, rounds: int) -> dict[str, Any]:
             consortium.approve()
             at_ms, used_s = consortium.follow(Processor([server, *ours]))
             size, peak_mb = consortium.model_bytes(), server.peak_mb
-    seconds = [(b - a) / 1000 for a, b in zip(at_ms[1:], at_ms[2:-1], strict=False)]
+    # The first round finds everything cold, the last one evaluates.
+    seconds = [(after - before) / 1000 for before, after in pairwise(at_ms[1:-1])]
     return {
         "median_s": statistics.median(seconds),
         "largest_s": max(seconds),
@@ -70,7 +75,7 @@ def measure(sites: int, *, width: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def idle(sites: int) -> dict[str, Any]:
+def idle(sites: int, *, seconds: float = IDLE_S) -> dict[str, Any]:
     """What connected sites cost when nothing is done."""
     names = [f"site-{index}" for index in range(sites)]
     with tempfile.TemporaryDirectory() as place:
@@ -79,9 +84,15 @@ def idle(sites: int) -> dict[str, Any]:
             consortium.wait_until_connected()
             time.sleep(SETTLE_S)
             before, begun = server.cpu_s, time.monotonic()
-            time.sleep(IDLE_S)
+            time.sleep(seconds)
             share = (server.cpu_s - before) / (time.monotonic() - begun)
-            return {"sites": sites, "cpu_share": share, "peak_mb": server.peak_mb}
+            connected = consortium.connected()
+            return {
+                "sites": sites,
+                "connected": connected,
+                "cpu_share": share,
+                "peak_mb": server.peak_mb,
+            }
 
 
 def bare(sites: int, size: int) -> float:

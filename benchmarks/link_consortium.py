@@ -1,4 +1,4 @@
-"""A consortium for `benchmarks/link.py`: the real server as a process, and sites that do not train."""
+"""A consortium for `benchmarks/link.py`: the server as a process, and sites that do not train."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from fedward.common.statements import DECISION, state
 from fedward.common.study import parse_study
 from fedward.server.authority import Registrar
 from fedward.server.founding import Plan, found
-from fedward.server.home import ConsortiumFolder
 from fedward.server.office import Office
 from fedward.server.registry import Choice, Registry, State
 
@@ -165,12 +164,16 @@ class BenchConsortium:
         found: dict[str, object] = json.loads(self.folder.status.read_bytes())
         return found
 
+    def connected(self) -> int:
+        """How many sites are there, as the service says."""
+        sites = self._status().get("sites")
+        return sum(s["connected"] for s in sites.values()) if isinstance(sites, dict) else 0
+
     def wait_until_connected(self) -> None:
         """All sites are there."""
         until = time.monotonic() + LONGEST_S
         while time.monotonic() < until:
-            sites = self._status().get("sites")
-            if isinstance(sites, dict) and all(site["connected"] for site in sites.values()):
+            if self.connected() == len(self._sites):
                 return
             time.sleep(LOOK_S)
         raise TimeoutError("not all sites connected")
