@@ -503,6 +503,25 @@ def test_the_same_question_asked_again_at_once_is_answered_again(tmp_path: Path)
     within(main())
 
 
+def test_a_reply_that_is_gone_is_made_again_and_not_looked_for_for_ever(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with World(tmp_path) as world:
+            site = world.site("north")
+
+            async def gone(assignment: Assignment, outbox: Path) -> Path:
+                site.work.function = echo
+                return outbox / assignment.key
+
+            site.work.function = gone
+            path = body(tmp_path, 100)
+            answer = (await world.collect(world.task("north", path)))["north"]
+            assert answer.body is not None
+            assert answer.body.read_bytes() == path.read_bytes()
+            assert len(site.work.begun) == 2
+
+    within(main())
+
+
 def test_stopping_leaves_nothing_behind(tmp_path: Path) -> None:
     async def main() -> None:
         async with World(tmp_path) as world:

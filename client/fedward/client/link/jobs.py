@@ -206,7 +206,11 @@ class Jobs:
         if job.reply is None:
             await self._wanted(job)
             job.reply = await self._reply(job)
-        outgoing = await asyncio.to_thread(Outgoing.of, job.reply)
+        try:
+            outgoing = await asyncio.to_thread(Outgoing.of, job.reply)
+        except FedwardError:
+            job.reply = None  # deleted with a round that is over: made again if it is asked for
+            raise
         receipt = None
         while receipt is None and not job.closed:
             receipt = await self._send(job, outgoing)
