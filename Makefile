@@ -26,7 +26,7 @@ QUIET := FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
 TEST := $(QUIET) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -o consider_namespace_packages=true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow check lint coverage format bench docs proto wheelhouse clean
+.PHONY: help setup demo test slow check lint coverage format bench docs proto fuzz wheelhouse clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | \
