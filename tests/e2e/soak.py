@@ -32,6 +32,12 @@ from fedward.simulations.rehearsal.services import Service
 
 STEP_H = 0.5
 LOOK_S = 0.5
+WARM_UP = 100
+"""Rounds after the last restart, in which caches fill."""
+ROUNDS = 300
+"""At least so many are looked at."""
+LONGEST = 3.0
+"""Times the seconds: a busy machine may take longer."""
 REPOSITORY = Path(__file__).parents[2]
 NEWER = "99.0.0"
 STUDY = """
@@ -104,9 +110,13 @@ class Clock:
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.ahead_s = 0.0
+        self.held = False
+        """Whether it stands, so that no machine's slowness at starting things costs hours."""
 
     def _run(self) -> None:
         while not self._end.wait(self._every_s):
+            if self.held:
+                continue
             self.ahead_s += STEP_H * 3600.0
             with self._file.open("r+b") as file:  # in place: all have it mapped
                 file.write(struct.pack("q", int(self.ahead_s)))
@@ -158,6 +168,7 @@ class Soak:
     def __init__(self, folder: Path, seconds: float, hours: float) -> None:
         self.folder = folder
         self.seconds = seconds
+        self.hours = hours
         self.file = self._study("long", 100_000)
         (folder / "data").mkdir()
         hospitals = prepare_hospitals(load_study(self.file), folder, folder / "data", sites=4)
@@ -233,7 +244,7 @@ class Soak:
         command("server", "revoke", self.federation.consortium, name, "--reason", "soak")
         self._revoked.add(name)
         daemon = self.federation.daemons[name]
-        self._until(lambda: not daemon.alive, 60.0)
+        self._until(lambda: not daemon.alive, 120.0)
 
     def _daemon(self, name: str, environment: dict[str, str] | None = None) -> Service:
         return Service(
@@ -258,7 +269,7 @@ class Soak:
         self.federation.daemons[name].stop()
         self.federation.daemons[name] = self._daemon(name, environment)
         self.federation.daemons[name].start()
-        self._until(lambda: self._site_says(name, "connected"), 60.0)
+        self._until(lambda: self._site_says(name, "connected"), 120.0)
         sites = command("server", "status", self.federation.consortium)
         self.said["upgraded site"] = json.dumps(sites)
 
@@ -276,7 +287,7 @@ class Soak:
         strange = self._daemon(name, environment)
         with strange:
             strange.start()
-            self._until(lambda: self._site_says(name, "version"), 60.0)
+            self._until(lambda: self._site_says(name, "version"), 120.0)
             self.said["strange daemon, at the site"] = self._link(name)
         log = (self.federation.consortium / "audit.log").read_text().splitlines()
         self.said["strange daemon, at the server"] = [
@@ -291,7 +302,7 @@ class Soak:
         with strange:
             strange.start()
             for name in self._there():
-                self._until(lambda name=name: self._site_says(name, "version"), 60.0)
+                self._until(lambda name=name: self._site_says(name, "version"), 120.0)
                 self.said[f"strange server, at {name}"] = self._link(name)
         log = (self.federation.consortium / "audit.log").read_text().splitlines()
         self.said["strange server, at the server"] = [
@@ -311,7 +322,7 @@ class Soak:
         command("server", "submit", self.federation.consortium, self._study(name, 3))
         for site in self._there():
             folder = self.federation.site(site)
-            self._until(lambda folder=folder: self._offered(folder, name), 60.0)
+            self._until(lambda folder=folder: self._offered(folder, name), 120.0)
             command("client", "approve", folder, name, "--by", STEWARD, "--reason", "soak")
 
     def _offered(self, folder: Path, name: str) -> bool:
@@ -396,36 +407,39 @@ class Soak:
     # --- all of it --------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Do it all on time; the second half belongs to the short studies alone."""
-        steps: list[tuple[float, Callable[[], None]]] = [
-            (0.14, self.short),
-            (0.20, self.enrol),
-            (0.23, self.upgrade_daemon),
-            (0.26, self.short),
-            (0.31, self.upgrade_server),
-            (0.35, self.rotate),
-            (0.39, self.strange_daemon),
-            (0.43, self.strange_server),
-            (0.48, self.revoke),
-            (0.54, self.short),
-            (0.66, self.short),
-            (0.76, self.short),
-            (0.85, self.short),
-        ]
+        """Change everything once; then only studies come and go, and it is looked what grows."""
+        steps = (
+            self.short,
+            self.enrol,
+            self.upgrade_daemon,
+            self.upgrade_server,
+            self.rotate,
+            self.strange_daemon,
+            self.strange_server,
+            self.revoke,
+        )
         self.clock.start()
-        for share, step in steps:
-            self._wait(share)
-            begun = time.monotonic() - self._begun
-            step()
-            ended = time.monotonic() - self._begun
-            self.events.append({"what": step.__name__, "from_s": begun, "to_s": ended})
-        self._wait(1.0)
+        for number, step in enumerate(steps):
+            self._wait(lambda share=0.06 * (number + 1): self._share() >= share)
+            if step == self.revoke:  # a study that has just begun may need who is revoked
+                self._wait(self._all_released)
+            self._do(step)
+        warm = self._round() + WARM_UP
+        self._wait(lambda: self._round() >= warm)
+        self.said["quiet from"] = len(self.samples)
+        enough = self._round() + ROUNDS
+        while (
+            self._share() < 1.0 or self._round() < enough or self.clock.ahead_s < self.hours * 3600
+        ):
+            self._do(self.short)
+            until = time.monotonic() + 0.12 * self.seconds
+            self._wait(lambda until=until: time.monotonic() >= until)
         self.clock.stop()
-        self._until(self._all_released, 90.0)
+        self._until(self._all_released, 180.0)
         long = next(r for r in command("server", "runs", self.federation.consortium)
                     if r["name"] == "long")  # fmt: skip
         command("server", "stop", self.federation.consortium, long["run"])
-        self._until(self._stopped, 60.0)
+        self._until(self._stopped, 120.0)
 
     def _all_released(self) -> bool:
         runs = command("server", "runs", self.federation.consortium)
@@ -435,8 +449,24 @@ class Soak:
         runs = command("server", "runs", self.federation.consortium)
         return any(run["name"] == "long" and run["state"] == "stopped" for run in runs)
 
-    def _wait(self, share: float) -> None:
-        while time.monotonic() - self._begun < share * self.seconds:
+    def _do(self, step: Callable[[], None]) -> None:
+        begun = time.monotonic() - self._begun
+        self.clock.held = True
+        step()
+        self.clock.held = False
+        ended = time.monotonic() - self._begun
+        self.events.append({"what": step.__name__, "from_s": begun, "to_s": ended})
+
+    def _share(self) -> float:
+        return (time.monotonic() - self._begun) / self.seconds
+
+    def _round(self) -> int:
+        return int(self.samples[-1]["round"]) if self.samples else 0
+
+    def _wait(self, so: Callable[[], bool]) -> None:
+        while not so():
+            if self._share() > LONGEST:
+                raise TimeoutError("the rounds are too slow")
             self.look()
             time.sleep(0.1)
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from .soak import NEWER
+from .soak import LONGEST, NEWER
 
 pytestmark = pytest.mark.slow
 
@@ -27,10 +27,9 @@ SECONDS = float(os.environ.get("FEDWARD_SOAK_S", "240"))
 HOURS = 40.0
 """That pass: a certificate for a day is renewed after 15.7 and after 31.3 of them."""
 HERE = Path(__file__).parent
-QUIET_FROM = 0.6
-"""Share of the time after which nobody starts or ends but training processes."""
-BOUND_KB = 5.0
-"""Per round. What is looked for is a leak of 10 kB per round."""
+BOUND_KB = 7.0
+"""Per round. What is looked for is a leak of 10 kB; a run's own history, which its checkpoints and
+its release hold, takes the server 2 kB, and caches take 2 more in the first thousand rounds."""
 STILL_S = 60.0
 """Deadline of a round."""
 
@@ -98,7 +97,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=SECONDS + 300.0,
+        timeout=(LONGEST + 1.0) * SECONDS + 300.0,
         check=False,
     )
     found: dict[str, Any] = {}
@@ -109,8 +108,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def quiet(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Samples after everything was restarted that is."""
-    return [s for s in report["samples"] if s["at_s"] > QUIET_FROM * SECONDS]
+    """Samples after everything was restarted that is, and has warmed up."""
+    found: list[dict[str, Any]] = report["samples"][report["said"]["quiet from"] :]
+    return found
 
 
 def series(report: dict[str, Any]) -> dict[str, tuple[list[float], list[float]]]:
@@ -165,14 +165,18 @@ def test_another_version_of_the_link_is_refused_in_words(report: dict[str, Any])
 
 
 def test_no_round_stands_still(report: dict[str, Any]) -> None:
-    """Between two rounds there is never more than a round's deadline, restarts included."""
+    """Between two rounds there is never more than a round's deadline, but for restarts."""
     samples = [sample for sample in report["samples"] if sample["round"]]
     changes = [samples[0]["at_s"]]
     changes += [b["at_s"] for a, b in pairwise(samples) if b["round"] != a["round"]]
     stood = max(b - a for a, b in pairwise(changes))
+    changes = [s["at_s"] for a, s in pairwise(quiet(report)) if s["round"] != a["round"]]
+    quiet_stood = max(b - a for a, b in pairwise(changes))
     sys.stdout.write(f"\n{samples[-1]['round']} rounds, the longest wait {stood:.1f} s\n")
-    assert stood < STILL_S
-    assert samples[-1]["round"] > 200
+    sys.stdout.write(f"when nothing is restarted: {quiet_stood:.1f} s\n")
+    assert quiet_stood < STILL_S
+    assert stood < 2 * STILL_S  # a round that was open when the service ended, and the next
+    assert samples[-1]["round"] > 300
 
 
 def test_memory_does_not_grow(report: dict[str, Any]) -> None:
@@ -180,7 +184,8 @@ def test_memory_does_not_grow(report: dict[str, Any]) -> None:
     found = series(report)
     assert {name.split()[0] for name in found} >= {"server", "hospital-1", "hospital-2", "worker"}
     rounds = found[next(iter(found))][0]
-    per_hour = (rounds[-1] - rounds[0]) / (HOURS * (1.0 - QUIET_FROM))
+    samples = quiet(report)
+    per_hour = (rounds[-1] - rounds[0]) / (samples[-1]["ahead_h"] - samples[0]["ahead_h"])
     for name, (at, resident) in sorted(found.items()):
         one = slope(at, resident)
         sys.stdout.write(

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 from fedward.client.link.assignments import Offer, Work, read_offer
 from fedward.client.link.backoff import Backoff
@@ -24,6 +25,7 @@ from fedward.common.wire.link_pb2 import Signed
 from fedward.common.wire.message import message_id
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 _REFUSAL_SUFFIX = ".refusal"
 _AT_ONCE = 6
 """Transfers at a time; the server allows a few more calls than that."""
@@ -79,6 +81,7 @@ class Jobs:
         self._failed = asyncio.Event()
         self._failure: BaseException | None = None
         self._moving = asyncio.Semaphore(_AT_ONCE)
+        self._transfers: set[asyncio.Task[Any]] = set()
         self._jobs: dict[str, _Job] = {}
         self._keys: dict[bytes, str] = {}
         """Keys by the ids of messages, of this session and of earlier ones of jobs in hand."""
@@ -150,6 +153,8 @@ class Jobs:
         """The line is gone: what is in hand waits until it is offered on another."""
         self._line = None
         self._up.clear()
+        for transfer in self._transfers:
+            transfer.cancel()
         for job in self._jobs.values():
             job.offered.clear()
             job.again = None
@@ -233,7 +238,7 @@ class Jobs:
             return None
         try:
             async with self._moving:
-                receipt = await send(self._line, job.offer, outgoing)
+                receipt = await self._transfer(send(self._line, job.offer, outgoing))
             self.sent += outgoing.size
             return receipt
         except StateError:
@@ -241,6 +246,27 @@ class Jobs:
                 raise
             await self._wanted(job)
             return None
+
+    async def _transfer(self, transfer: Coroutine[Any, Any, _T]) -> _T:
+        """Do a transfer for as long as its line lives.
+
+        It is ended from here: a call of gRPC (1.85) that had not begun when its channel was closed
+        waits for ever.
+
+        Raises:
+            LinkError: the line is gone.
+        """
+        task = asyncio.create_task(transfer)
+        self._transfers.add(task)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            mine = asyncio.current_task()
+            if mine is not None and mine.cancelling():
+                raise
+            raise LinkError("the connection to the server broke", hint="it is made again") from None
+        finally:
+            self._transfers.discard(task)
 
     async def _wanted(self, job: _Job) -> None:
         """Wait until the task is offered on a line that lives."""
@@ -258,7 +284,7 @@ class Jobs:
             error = LinkError("a task is larger than this site accepts", hint="ask the coordinator")
             return await self._refusal(job, error)
         async with self._moving:
-            body = await fetch(job.line, offer, self._inbox)
+            body = await self._transfer(fetch(job.line, offer, self._inbox))
         self.received += offer.header.body_size
         job.working = True
         try:
