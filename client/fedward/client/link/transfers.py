@@ -57,7 +57,8 @@ async def fetch(line: Line, offer: Offer, inbox: Path) -> Path:
     """
     header = offer.header
     path, _, plain = inbox_files(offer, inbox)
-    if not await asyncio.to_thread(_is_there, path, header.body_sha256):
+    # What is not there yet needs no thread to find that out.
+    if not path.exists() or not await asyncio.to_thread(_is_there, path, header.body_sha256):
         await _receive(line, offer, path)
     if header.encoding == PLAIN:
         return path
@@ -88,6 +89,8 @@ async def _receive(line: Line, offer: Offer, path: Path) -> None:
 async def _begun(path: Path, header: Header) -> Incoming:
     """Take up what is there, which may take a while; never leaves a file open behind."""
     begin = partial(Incoming, path, sha256=header.body_sha256, size=header.body_size)
+    if not path.with_name(path.name + ".part").exists():
+        return begin()
     beginning = asyncio.ensure_future(asyncio.to_thread(begin))
     try:
         return await asyncio.shield(beginning)
