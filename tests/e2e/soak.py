@@ -270,8 +270,13 @@ class Soak:
         self.federation.daemons[name] = self._daemon(name, environment)
         self.federation.daemons[name].start()
         self._until(lambda: self._site_says(name, "connected"), 120.0)
-        sites = command("server", "status", self.federation.consortium)
-        self.said["upgraded site"] = json.dumps(sites)
+        self._until(lambda: self._software(name) == NEWER, 120.0)
+        self.said["upgraded site"] = self._software(name)
+
+    def _software(self, name: str) -> str:
+        """The version that a site says it has, as the coordinator sees it."""
+        status = command("server", "status", self.federation.consortium)
+        return str(status["service"]["sites"].get(name, {}).get("software", ""))
 
     def upgrade_server(self) -> None:
         """A newer version of the server."""

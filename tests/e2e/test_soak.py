@@ -23,7 +23,7 @@ from .soak import LONGEST, NEWER
 
 pytestmark = pytest.mark.slow
 
-SECONDS = float(os.environ.get("FEDWARD_SOAK_S", "240"))
+SECONDS = float(os.environ.get("FEDWARD_SOAK_S", "200"))
 HOURS = 40.0
 """That pass: a certificate for a day is renewed after 15.7 and after 31.3 of them."""
 HERE = Path(__file__).parent
@@ -142,7 +142,7 @@ def test_all_that_is_done_has_its_effect(report: dict[str, Any]) -> None:
     """Enrolled, upgraded, rotated, revoked; studies come and go; logs verify."""
     done = [event["what"] for event in report["events"]]
     assert {"enrol", "upgrade_daemon", "upgrade_server", "rotate", "revoke"} <= set(done)
-    assert NEWER in report["said"]["upgraded site"]
+    assert report["said"]["upgraded site"] == NEWER
     assert set(report["verified"].values()) == {"ok"}
     runs = {run["name"]: run for run in report["runs"]}
     assert runs.pop("long")["state"] == "stopped"

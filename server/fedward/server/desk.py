@@ -155,10 +155,14 @@ class Desk:
             raise _malformed()
         for text in signed:
             self._countersign(member, text)
+        # What revoked sites said stays on record; the others would only refuse it, every time.
+        others = {m.name for m in self._roster.current.members if m.active} - {site}
+        heads = [h for h in self._registry.heads(_STATED) if h.site in others]
+        signatures = [s for s in self._registry.countersignatures(site) if s.witness in others]
         return {
             LEDGER: self._end(site, LEDGER),
-            "heads": [h.evidence.decode() for h in self._registry.heads(_STATED) if h.site != site],
-            "signatures": [s.evidence.decode() for s in self._registry.countersignatures(site)],
+            "heads": [head.evidence.decode() for head in heads],
+            "signatures": [signature.evidence.decode() for signature in signatures],
         }
 
     # --- from memory ------------------------------------------------------------------------------
