@@ -230,7 +230,7 @@ class ScriptedServer:
         }
         said = state(OFFER, self.identity.name, content, self.identity.key)
         self.desk.offers.append(
-            {"offer": said.decode(), "state": "running", "choice": "approve", "run": "r1"}
+            {"offer": said.decode(), "state": "running", "choice": "approve", "run": ""}
         )
         self.desk.version += 1
         return name

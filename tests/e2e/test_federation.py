@@ -88,8 +88,8 @@ def check_release(town: Town, study: Offered, run: str) -> None:
     patients = town.folder / "new.csv"
     patients.write_text("patient_id,age,weight\nx1,30,80\nx2,90,60\n")
     scores = command("predict", release / "model", patients)
-    assert scores["model"]["study_hash"] == study.hash
-    assert len(scores["scores"]) == 2
+    assert (scores["study_hash"], scores["simulated"]) == (study.hash, False)
+    assert [row["patient_id"] for row in scores["predictions"]] == ["x1", "x2"]
 
 
 def check_site(town: Town, site: str, run: str) -> None:

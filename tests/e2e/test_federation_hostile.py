@@ -231,17 +231,17 @@ def test_a_private_round_is_never_done_twice(town: Town) -> None:
             arrays = {key: np.asarray(w * scale, np.float32) for key, w in weights.items()}
             return server.ask(FIRST, study=name, config=config, arrays=arrays, run=run)
 
-        first = ask("r1", 1.0)
+        first = ask("p1", 1.0)
         assert first.arrays
-        again = ask("r1", 1.0)  # the same question: the same answer, at no cost
+        again = ask("p1", 1.0)  # the same question: the same answer, at no cost
         assert [a.tobytes() for a in again.arrays.values()] == [
             a.tobytes() for a in first.arrays.values()
         ]
-        other = ask("r1", 0.5)
+        other = ask("p1", 0.5)
         assert not other.arrays
         assert "privacy promise cannot be kept" in str(other.config[records.ERROR_REASON])
         # As many runs as it likes to begin do not get past the site's own limit.
-        told = [ask(f"r{number}", 1.0).config.get(records.ERROR_REASON) for number in range(2, 6)]
+        told = [ask(f"p{number}", 1.0).config.get(records.ERROR_REASON) for number in range(2, 6)]
         assert told[-1] == "the privacy promise cannot be kept at this site; the site knows why"
         town.until(
             lambda: any("is left" in r or "allows" in r for r in town.refusals(FIRST, _of(study))),
