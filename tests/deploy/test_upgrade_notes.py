@@ -34,7 +34,7 @@ def test_a_restored_ledger(tmp_path: Path) -> None:
     account = Account(tmp_path / "ledger.sqlite")
     try:
         with pytest.raises(StateError) as caught:
-            account.check(Head(7, "ab" * 32).to_dict(), "coordinator")
+            account.check(Head(7, "ab" * 32).to_dict(), "the server")
     finally:
         account.close()
     assert f"    {caught.value}\n" in PAGE
