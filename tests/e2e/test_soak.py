@@ -28,8 +28,10 @@ HOURS = 40.0
 """That pass: a certificate for a day is renewed after 15.7 and after 31.3 of them."""
 HERE = Path(__file__).parent
 BOUND_KB = 7.0
-"""Per round. What is looked for is a leak of 10 kB; a run's own history, which its checkpoints and
-its release hold, takes the server 2 kB, and caches take 2 more in the first thousand rounds."""
+"""Per round. What is looked for is a leak of 10 kB, in any process."""
+BOUND_OF_SERVER_KB = 9.0
+"""A run's own history grows with its rounds: 1.5 kB each, and five times its 0.4 kB of text while a
+checkpoint is written; caches that are bounded are not all full after a thousand rounds."""
 STILL_S = 60.0
 """Deadline of a round."""
 
@@ -48,10 +50,9 @@ class Slope:
     low: float
     high: float
 
-    @property
-    def leaks(self) -> bool:
-        """More than the bound, beyond doubt, or too much doubt to say that it is not."""
-        return self.low > 0.0 and self.high > BOUND_KB
+    def leaks(self, bound_kb: float = BOUND_KB) -> bool:
+        """More than the bound, or too much doubt to say that it is not."""
+        return self.low > 0.0 and self.high > bound_kb
 
 
 def slope(rounds: list[float], resident: list[float]) -> Slope:
@@ -192,9 +193,12 @@ def test_memory_does_not_grow(report: dict[str, Any]) -> None:
             f"\n{name}: {one.kb:+.2f} kB per round ({one.low:+.2f} to {one.high:+.2f}), "
             f"{one.kb * per_hour / 1000:+.2f} MB per hour of the clock"
         )
-        assert not one.leaks, f"{name}: {one}"
+        bound_kb = BOUND_OF_SERVER_KB if name.startswith("server") else BOUND_KB
+        assert not one.leaks(bound_kb), f"{name}: {one}"
         leaking = [value + 10_000.0 * number for value, number in zip(resident, at, strict=True)]
-        assert slope(at, leaking).leaks, f"{name}: too much noise to see a leak of 10 kB: {one}"
+        assert slope(at, leaking).leaks(bound_kb), (
+            f"{name}: too much noise to see a leak of 10 kB: {one}"
+        )
 
 
 def test_a_real_leak_is_seen() -> None:
@@ -212,7 +216,7 @@ for number in range(400):
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     pairs = [list(map(float, line.split())) for line in done.stdout.splitlines()]
-    assert slope([number for number, _ in pairs], [rss for _, rss in pairs]).leaks
+    assert slope([number for number, _ in pairs], [rss for _, rss in pairs]).leaks()
 
 
 def test_files_threads_and_processes_do_not_grow(report: dict[str, Any]) -> None:
