@@ -180,6 +180,10 @@ def test_no_round_stands_still(report: dict[str, Any]) -> None:
     assert samples[-1]["round"] > 300
 
 
+@pytest.mark.skipif(
+    "FEDWARD_SOAK_S" not in os.environ,
+    reason="minutes do not tell filling caches from a leak: set FEDWARD_SOAK_S=3600",
+)
 def test_memory_does_not_grow(report: dict[str, Any]) -> None:
     """Of server, daemons and training processes; and a leak of 10 kB per round would be seen."""
     found = series(report)
