@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from fedward.common.models.registry import ModelSpec, model_names, parse_model, register
-from fedward.common.models.state import build_module, count_parameters
+from fedward.common.models.state import build_module, count_parameters, get_weights
 
 SHAPES = {"tabular": (7,), "image": (3, 28, 20)}
 
@@ -45,6 +46,20 @@ def test_an_example_is_scored_by_itself(name: str) -> None:
     with torch.no_grad():
         alone = torch.cat([module(batch[i : i + 1]) for i in range(4)])
         np.testing.assert_allclose(module(batch).numpy(), alone.numpy(), atol=1e-5)
+
+
+def test_first_weights_do_not_depend_on_what_other_threads_build() -> None:
+    """torch draws them from one generator for the whole process."""
+    spec = parse_model({"name": "mlp", "hidden": [64, 64, 64, 64]})
+
+    def made(seed: int) -> bytes:
+        weights = get_weights(build_module(spec, (30,), 2, seed))
+        return b"".join(array.tobytes() for array in weights.values())
+
+    alone = {seed: made(seed) for seed in range(4)}
+    with ThreadPoolExecutor(4) as threads:
+        beside = list(threads.map(made, [seed for _ in range(50) for seed in range(4)]))
+    assert beside == [alone[seed] for _ in range(50) for seed in range(4)]
 
 
 @pytest.mark.parametrize("name", model_names())

@@ -6,6 +6,7 @@ checking a study file must not load torch.
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,9 @@ from fedward.common.tensors import Weights, check_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+# torch draws first weights from one generator for the whole process.
+_GENERATOR = threading.Lock()
 
 
 def build_module(spec: ModelSpec, inputs: tuple[int, ...], outputs: int, seed: int) -> nn.Module:
@@ -28,13 +32,14 @@ def build_module(spec: ModelSpec, inputs: tuple[int, ...], outputs: int, seed: i
         seed: decides the first weights, 0 … 2⁶³ - 1.
 
     Returns:
-        The same weights for the same arguments; torch's global generator is left as it was.
+        The same weights for the same arguments, whatever other threads build meanwhile; torch's
+        global generator is left as it was.
     """
     import torch
 
     # Not torch.manual_seed: it would also reseed the generators of accelerators, which
     # fork_rng(devices=[]) does not put back.
-    with torch.random.fork_rng(devices=[]):
+    with _GENERATOR, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return spec.build(inputs, outputs)
 
