@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from fedward.common import errors
-from fedward.common.exit_codes import error_classes, exit_codes, exit_codes_help
+from fedward.common.errors import error_classes
+from fedward.common.exit_codes import exit_codes, exit_codes_help
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 EVERY = list(error_classes())

@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 
 import fedward.common.files
 from fedward.common import logs
-from fedward.common.errors import FedwardError, LinkError, OutputError
-from fedward.common.exit_codes import error_classes
+from fedward.common.errors import FedwardError, LinkError, OutputError, error_classes
 from fedward.common.phrases import Phrases
 from fedward.common.redaction import FORMS, WITHHELD, Redactor
 

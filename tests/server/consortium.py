@@ -37,7 +37,7 @@ from fedward.common.wire.message import seal
 from fedward.server.authority import utc_now
 from fedward.server.carrier import Order, run_app
 from fedward.server.checkpoints import CheckpointFolder, RunState
-from fedward.server.conductor import Conductor
+from fedward.server.conductor import Conductor, Hooks
 from fedward.server.execution import Patience
 from fedward.server.first_weights import first_weights
 from fedward.server.registry import Choice, Registry, Run, State
@@ -162,7 +162,11 @@ class Service:
     """What `fedward server run` holds, without its sockets."""
 
     def __init__(
-        self, consortium: Consortium, carrier: LoopCarrier, patience: Patience | None = None
+        self,
+        consortium: Consortium,
+        carrier: LoopCarrier,
+        patience: Patience | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
         self.consortium = consortium
         folder = consortium.folder
@@ -183,6 +187,7 @@ class Service:
                 consortium.key,
                 consortium.folder_for_run,
             ),
+            hooks=hooks,
             patience=patience or Patience(quorum_s=LONG_S, pause_s=0.01),
             make_weights=first_weights,
         )

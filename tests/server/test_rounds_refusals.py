@@ -20,6 +20,7 @@ from fedward.common.errors import (
 )
 from fedward.common.metrics import evaluate
 from fedward.common.study import Study
+from fedward.server.replies import TooFew
 from fedward.server.rounds import Outcome
 from fedward.simulations.engines.flaky import (
     Fault,
@@ -128,7 +129,7 @@ def test_a_site_that_fails_counts_as_if_it_had_not_been_there() -> None:
 @pytest.mark.parametrize("name", TROUBLES)
 def test_all_sites_fail_and_each_is_named(name: str) -> None:
     trouble, reason = TROUBLES[name]
-    expected = DataError if name.startswith("refusal") else RoundError
+    expected = DataError if name.startswith("refusal") else TooFew
     with pytest.raises(expected, match=reason) as caught:
         run(everywhere(trouble))
     assert type(caught.value) is expected
@@ -160,7 +161,7 @@ def test_refusals_of_different_kinds_are_a_round_error() -> None:
     faults = [Fault(f"site-{i}", refused(code, "no")) for i, code in enumerate((5, 5, 6, 7), 1)]
     with pytest.raises(RoundError) as caught:
         run(faults)
-    assert type(caught.value) is RoundError
+    assert type(caught.value) is TooFew
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 1001])

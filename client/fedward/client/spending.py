@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, get_args
 
-from fedward.common.errors import PrivacyError
+from fedward.common.errors import PrivacyError, RoundSpentError
 from fedward.common.privacy.events import (
     PrivacyEvent,
     SampledGaussian,
@@ -69,8 +69,9 @@ class Spending(Protocol):
         """Record a release that is about to happen, or refuse it.
 
         Raises:
-            PrivacyError: the round was charged for these patients before, or the plan does not
-                hold this release (any more). Nothing is recorded and nothing may be released.
+            RoundSpentError: the round was charged for these patients before.
+            PrivacyError: the plan does not hold this release (any more). In either case nothing is
+                recorded and nothing may be released.
         """
         ...
 
@@ -105,7 +106,7 @@ class MemorySpending:
         """Record a release that is about to happen, or refuse it; see `Spending.charge`."""
         charge = Charge(round_number, group, event)
         if any((c.round, c.group, c.event) == (round_number, group, event) for c in self._charges):
-            raise PrivacyError(
+            raise RoundSpentError(
                 f"round {round_number} was done before at this site",
                 hint="a site does nothing twice; continue with the next round",
             )

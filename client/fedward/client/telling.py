@@ -15,6 +15,7 @@ from fedward.common.errors import (
     PolicyError,
     PrivacyError,
     RoundError,
+    RoundSpentError,
     SiteConfigError,
     StateError,
     StudyError,
@@ -28,6 +29,8 @@ LONGEST_REASON = 500
 _FIXED: dict[type[FedwardError], str] = {
     DataError: "the site's data cannot be used as the study demands; the site knows why",
     OutputError: "the site cannot store what it has to; the site knows why",
+    # First: it is a PrivacyError too. That a round cannot be had is no secret, why is one.
+    RoundSpentError: "the site has paid for this before and does not do it again; it knows why",
     PrivacyError: "the privacy promise cannot be kept at this site; the site knows why",
     SiteConfigError: "the site's configuration does not fit the study; the site knows why",
 }

@@ -5,6 +5,7 @@
     ├── SiteConfigError           4   a settings file is missing, wrong, or does not fit the study
     ├── DataError                 5   a site's data cannot be used as the study demands
     ├── PrivacyError              6   the privacy promise cannot be kept, so nothing is trained
+    │   └── RoundSpentError       16  this was paid for at a site before and is not done again
     ├── TrainingError             7   training cannot go on (diverged, produced NaN)
     ├── RoundError                8   the federation cannot go on (too few sites, refused update)
     ├── ModelError                9   a model bundle is missing, damaged or does not fit the input
@@ -30,6 +31,7 @@ another library that might quote data.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 
@@ -79,6 +81,12 @@ class PrivacyError(FedwardError):
     """The privacy promise cannot be kept, so nothing is trained."""
 
     exit_code = 6
+
+
+class RoundSpentError(PrivacyError):
+    """This was paid for at a site before, and is not done again: a crash may have cut it short."""
+
+    exit_code = 16
 
 
 class TrainingError(FedwardError):
@@ -147,4 +155,15 @@ def error_for_exit_code(code: int) -> type[FedwardError] | None:
     >>> error_for_exit_code(6).__name__
     'PrivacyError'
     """
-    return next((kind for kind in FedwardError.__subclasses__() if kind.exit_code == code), None)
+    return next((kind for kind in error_classes() if kind.exit_code == code), None)
+
+
+def error_classes(root: type[FedwardError] = FedwardError) -> Iterator[type[FedwardError]]:
+    """Every refusal of fedward, in the order of the tree.
+
+    Modules may refine one for themselves; that changes no exit code and is not listed.
+    """
+    for kind in root.__subclasses__():
+        if kind.__module__ == __name__:
+            yield kind
+        yield from error_classes(kind)

@@ -7,9 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from fedward.common.errors import FedwardError
+from fedward.common.errors import FedwardError, error_classes
 
 SUCCESS = 0
 DEFECT = 1
@@ -22,16 +20,6 @@ _GENERAL = {
     USAGE: "A wrong command line",
     BROKEN_PIPE: "Whatever read the output stopped reading",
 }
-
-
-def error_classes() -> Iterator[type[FedwardError]]:
-    """Every refusal of fedward, in the order of the tree.
-
-    Modules may refine one for themselves; that changes no exit code and is not listed.
-    """
-    for kind in FedwardError.__subclasses__():
-        if kind.__module__ == FedwardError.__module__:
-            yield kind
 
 
 def exit_codes() -> dict[int, str]:

@@ -21,8 +21,8 @@ from types import TracebackType
 from typing import Any
 
 from fedward.common import records
-from fedward.common.errors import FedwardError
-from fedward.common.exit_codes import error_classes, exit_codes
+from fedward.common.errors import FedwardError, error_classes
+from fedward.common.exit_codes import exit_codes
 from fedward.common.phrases import Phrases
 from fedward.common.wire import kinds
 

@@ -107,6 +107,12 @@ class Attendance:
                 reasons[name] = "was not there when the run was prepared"
         return news | self._news(reasons)
 
+    def expected(self, eligible: Collection[str]) -> int:
+        """How many sites of those that may take part in rounds are not there, but may come."""
+        known = self._known()
+        silent = set(self._grid.get_node_ids()) - set(self._names)
+        return sum(known.get(node) in eligible if node in known else True for node in silent)
+
     def _ask(self, nodes: Iterable[int]) -> Replies:
         known = self._known()
         asked = {node: self._called(node) for node in nodes}

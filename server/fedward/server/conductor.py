@@ -41,12 +41,14 @@ class Hooks:
         offers_changed: the registry may have something new for sites.
         heads_seen: ends of sites' logs were put on record with a round.
         round_done: a round of a run was counted.
+        round_failed: a round was given up: too few sites, or its model could not be used.
     """
 
     roster_changed: Callable[[], None] = lambda: None
     offers_changed: Callable[[], object] = lambda: None
     heads_seen: Callable[[Sequence[LogHead]], None] = lambda _heads: None
     round_done: Callable[[str, int], None] = lambda _run, _number: None
+    round_failed: Callable[[], None] = lambda: None
 
 
 class Conductor:
@@ -206,6 +208,7 @@ class Conductor:
             receipts=receipts,
             on_heads=self._hooks.heads_seen,
             on_counted=lambda number: self._hooks.round_done(run.id, number),
+            on_failed=self._hooks.round_failed,
         )
         execution = Execution(
             run,

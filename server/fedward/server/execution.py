@@ -23,11 +23,13 @@ from fedward.common.files import remove_leftovers
 from fedward.common.study import Study
 from fedward.server.carrier import TASKS, Carrier, Order
 from fedward.server.checkpoints import CheckpointFolder, RunState
+from fedward.server.empty_rounds import NothingTrained, check_trained
 from fedward.server.first_weights import first_weights_in_subprocess
 from fedward.server.flower_app import build_server_app
 from fedward.server.journal import Journal, Receipts
 from fedward.server.preparation import FirstWeights
 from fedward.server.registry import Registry, RegistryUnavailable, Run, State
+from fedward.server.replies import TooFew
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +108,8 @@ class Execution:
         self._make_weights = make_weights
         self._wake = threading.Event()
         self._stop = self._halt = False
+        self._spent: frozenset[str] = frozenset()
+        """Sites that will never answer the round that is tried; others are waited for."""
         self.waiting_for = ""
         """What the run waits for, in words; empty while it works."""
         self.recorded = False
@@ -190,6 +194,17 @@ class Execution:
         logger.info("a run ended", extra={"facts": facts})
 
     def _rounds(self) -> RunState:
+        try:
+            state = self._all_rounds()
+            check_trained(state.history)
+        except (Interrupted, OutputError, RegistryUnavailable):
+            raise
+        except FedwardError:
+            self._journal.round_failed()
+            raise
+        return state
+
+    def _all_rounds(self) -> RunState:
         fruitless = 0
         state = self._checkpoints.newest()
         if state is not None and self._finished(state):
@@ -198,14 +213,20 @@ class Execution:
             self._wait_for_quorum(state)
             try:
                 self._carry()
+            except NothingTrained:
+                raise
             except (RoundError, LinkError) as error:
                 newest = self._checkpoints.newest()
                 progress = (newest and newest.round) != (state and state.round)
                 fruitless = 0 if progress else fruitless + 1
+                spent = error.spent if isinstance(error, TooFew) else frozenset()
+                self._spent = spent if progress else self._spent | spent
                 self._give_up_or_try_again(error, newest, fruitless)
             except Interrupted:
                 self._check()
                 raise
+            else:
+                self._spent = frozenset()
             state = self._checkpoints.newest()
         return state
 
@@ -234,6 +255,7 @@ class Execution:
         facts = {"run": self.run.id, "reason": str(error)}
         logger.warning("a round is tried again", extra={"facts": facts})
         self._registry.note("round tried again", **facts)
+        self._journal.round_failed()
         if enough:
             self._pause(self._patience.pause_s)
 
@@ -257,6 +279,8 @@ class Execution:
                 f"{len(willing)} of {minimum} needed sites still take part",
                 hint="sites withdrew or were revoked; offer a new version of the study",
             )
+        if len(willing - self._spent) >= minimum:  # else the round is lost: no use to wait
+            willing -= self._spent
         there = willing & self._carrier.connected()
         if len(there) >= minimum:
             return ""

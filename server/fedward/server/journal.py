@@ -80,6 +80,7 @@ class Journal:
         receipts: signed replies that came in.
         on_heads: is told the ends of sites' logs that were put on record.
         on_counted: is told the number of each completed round.
+        on_failed: is told of each time that a round was given up, and of each that is empty.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Journal:
         receipts: Receipts | None = None,
         on_heads: Callable[[Sequence[LogHead]], None] = lambda _heads: None,
         on_counted: Callable[[int], None] = lambda _number: None,
+        on_failed: Callable[[], None] = lambda: None,
     ) -> None:
         self._run = run
         self._registry = registry
@@ -98,6 +100,7 @@ class Journal:
         self._receipts = receipts or Receipts(run)
         self._on_heads = on_heads
         self._on_counted = on_counted
+        self._on_failed = on_failed
 
     def on_prepared(self, transform: Transform, weights: Weights) -> dict[str, Any]:
         """The transform is frozen."""
@@ -144,8 +147,16 @@ class Journal:
         )
         if record.evaluation:
             self._train_on(record.round)
-        self._on_counted(record.round)
+        if record.participants:
+            self._on_counted(record.round)
+        else:
+            self._registry.note("round without participants", run=self._run, round=record.round)
+            self.round_failed()
         return {MODEL: model}
+
+    def round_failed(self) -> None:
+        """A round was given up."""
+        self._on_failed()
 
     def _train_on(self, number: int) -> None:
         """After an evaluation that was not the last, training goes on."""

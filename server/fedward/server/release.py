@@ -224,6 +224,7 @@ def _write_model(
         provenance=Provenance.of(study, simulated=False),
         facts=CardFacts(
             sites=trained,
+            empty_rounds=[r.round for r in rounds if not r.participants],
             others=_others(offer, trained),
             metrics={
                 "federated": {

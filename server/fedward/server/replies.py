@@ -17,12 +17,29 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from fedward.common import records
-from fedward.common.errors import FedwardError, LinkError, RoundError, error_for_exit_code
+from fedward.common.errors import (
+    LinkError,
+    RoundError,
+    RoundSpentError,
+    error_for_exit_code,
+)
 from fedward.common.study import Study, study_hash
 from fedward.server.arrays import same_array, settled
 from fedward.server.flower_internals import Run
 
 _LONGEST_REASON = 500
+
+
+class TooFew(RoundError):  # noqa: N818  (an event: more may answer the next time)
+    """Fewer sites than needed answered.
+
+    Attributes:
+        spent: those that will never answer this.
+    """
+
+    def __init__(self, problem: str, *, hint: str, spent: frozenset[str] = frozenset()) -> None:
+        super().__init__(problem, hint=hint)
+        self.spent = spent
 
 
 @dataclass(frozen=True)
@@ -71,27 +88,32 @@ class Replies:
         """Why each refused site is not there."""
         return {site: refusal.reason for site, refusal in self.refused.items()}
 
+    @property
+    def spent(self) -> frozenset[str]:
+        """Sites that will never answer this, whatever happens: it is spent there."""
+        code = RoundSpentError.exit_code
+        return frozenset(site for site, refusal in self.refused.items() if refusal.code == code)
+
     def require(self, minimum: int, *, during: str) -> None:
         """Go on only with enough sites.
 
         Raises:
             FedwardError: fewer than `minimum` sites answered; of the kind that all refusals share,
-                else a `RoundError`. Every refusing site is named with its reason.
+                else `TooFew`. Every refusing site is named with its reason.
         """
         if len(self.accepted) >= minimum:
             return
         codes = {refusal.code for refusal in self.refused.values()}
-        kind: type[FedwardError] = RoundError
-        if len(codes) == 1:
-            kind = error_for_exit_code(codes.pop()) or RoundError
+        shared = error_for_exit_code(codes.pop()) if len(codes) == 1 else None
         by_reason: dict[str, list[str]] = {}
         for site, reason in sorted(self.reasons.items()):
             by_reason.setdefault(reason, []).append(site)
-        raise kind(
-            f"{during} stopped, {len(self.accepted)} of {minimum} needed sites answered",
-            hint="; ".join(f"{', '.join(sites)}: {reason}" for reason, sites in by_reason.items())
-            or "connect more sites",
-        )
+        problem = f"{during} stopped, {len(self.accepted)} of {minimum} needed sites answered"
+        named = "; ".join(f"{', '.join(sites)}: {reason}" for reason, sites in by_reason.items())
+        hint = named or "connect more sites"
+        if shared in (None, RoundError, RoundSpentError):  # others may answer, or these later
+            raise TooFew(problem, hint=hint, spent=self.spent)
+        raise shared(problem, hint=hint)
 
 
 Check = Callable[[str, Message], None]

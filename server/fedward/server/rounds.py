@@ -6,7 +6,8 @@ The four methods are those of an unmodified Flower strategy; the loop around the
 Flower's has no resume, no quorum that ends, and no fixed order. Here: participants are drawn from
 the study's seed and the round's number, replies are put in order of site name, every update is
 checked before it is used, and the state is on disk before the next round begins. So an interrupted
-run continues to the same final model, bit for bit, as one that was not.
+run continues to the same final model, bit for bit, as one that was not. A private round that was
+cut off at too many sites is put on record as empty; see `empty_rounds`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from fedward.server.aggregation import aggregate, check_update
 from fedward.server.arrays import array_record
 from fedward.server.attendance import Attendance
 from fedward.server.checkpoints import Checkpoints, RoundRecord, RunState
+from fedward.server.empty_rounds import check_progress, check_trained, empty_round, is_lost
 from fedward.server.evaluation import check_counts, merged_metrics, metrics_by_site
 from fedward.server.preparation import FirstWeights, first_weights, prepare
 from fedward.server.replies import Check, Replies, SelectedGrid, ask
@@ -106,6 +108,7 @@ class Rounds:
 
         Raises:
             Interrupted: `should_stop` said so.
+            NothingTrained: nobody took part in many rounds in a row, or in any.
             FedwardError: too few sites could take part, or training diverged at all of them.
 
         The checkpoint of the last completed round stays in either case.
@@ -118,6 +121,9 @@ class Rounds:
             self._stop_if_asked(state.round)
             state = self._round(state)
             self._checkpoints.save(state)
+            if state.round < self._study.training.rounds:
+                check_progress(state.history)
+        check_trained(state.history)
         return Outcome(state.weights, transform, state.history)
 
     def _stop_if_asked(self, done: int) -> None:
@@ -188,6 +194,8 @@ class Rounds:
         )
         check = check_update(state.weights, self._study.aggregation.max_update_norm)
         replies = self._ask(list(messages), check)
+        if is_lost(self._study, replies, expected=self._expected(state)):
+            return state.weights, empty_round(number, replies, state.absent)
         replies.require(minimum, during=f"round {number}")
         after, drift = aggregate(self._strategy, number, replies, state.weights, state.site_weights)
         record = RoundRecord(
@@ -221,6 +229,12 @@ class Rounds:
         """Node of every site that took part in the preparation and is still there."""
         sites = self._attendance.sites
         return {site: node for node, site in sites.items() if site in state.site_weights}
+
+    def _expected(self, state: RunState) -> int:
+        """How many more may come for this round; whom a share was drawn from was there."""
+        if self._study.aggregation.participation < 1.0:
+            return 0
+        return self._attendance.expected(state.site_weights)
 
     def _participants(self, state: RunState, number: int) -> list[int]:
         """Nodes that train in a round: all, or a share drawn from the seed and the round."""

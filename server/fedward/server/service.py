@@ -216,6 +216,7 @@ class Service:
                 offers_changed=self._tell_sites,
                 heads_seen=self._desk.remember,
                 round_done=self._round_done,
+                round_failed=self._metrics.round_failed,
             ),
             patience=self._options.patience,
         )

@@ -45,6 +45,12 @@ def _left_out(arm: ArmResult) -> Iterator[str]:
         yield f"{arm.name}{', ' + site if site else ''}: could not be trained: {reason}"
     for outcome in arm.outcomes.values():
         rounds = len(outcome.history)
+        empty = [str(record.round) for record in outcome.history if not record.participants]
+        if empty:
+            yield (
+                f"{arm.name}: nobody took part in {len(empty)} of {rounds} rounds, so the model "
+                f"stayed as it was in round {', '.join(empty)}"
+            )
         refusals = [pair for record in outcome.history for pair in record.refused.items()]
         for (site, reason), times in Counter(refusals).items():
             yield f"{arm.name}, {site}: left out of {times} of {rounds} rounds: {reason}"

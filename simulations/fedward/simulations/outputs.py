@@ -88,6 +88,7 @@ def _write_model(directory: Path, found: Findings, results: Results) -> None:
         provenance=Provenance.of(found.study, simulated=True),
         facts=CardFacts(
             sites=[site.name for site in results.sites],
+            empty_rounds=[one.round for one in outcome.history if not one.participants],
             patients={site.name: f"{site.train_patients} (training)" for site in results.sites},
             metrics=content["metrics"],
             privacy=content["privacy"],

@@ -21,7 +21,7 @@ from fedward.client.ledger.entries import (
     purpose_of,
 )
 from fedward.client.spending import Charge, Group
-from fedward.common.errors import PrivacyError, StateError
+from fedward.common.errors import RoundSpentError, StateError
 from fedward.common.privacy.events import PrivacyEvent, compress
 
 
@@ -84,7 +84,7 @@ class Book:
         """A site does nothing twice, not even what a crash cut short.
 
         Raises:
-            PrivacyError: the run has reserved this for this round before.
+            RoundSpentError: the run has reserved this for this round before.
         """
         for reservation in self.reserved(study, run):
             entry = reservation.entry
@@ -92,11 +92,11 @@ class Book:
             if (entry.round, entry.group, entry.purpose) != now:
                 continue
             if reservation.reply:
-                raise PrivacyError(
+                raise RoundSpentError(
                     f"round {round_number} was done before at this site",
                     hint="a site does nothing twice; continue with the next round",
                 )
-            raise PrivacyError(
+            raise RoundSpentError(
                 f"round {round_number} was interrupted here; its cost is spent",
                 hint="continue with the next round",
             )

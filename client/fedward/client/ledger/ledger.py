@@ -132,8 +132,9 @@ class Ledger(OpenLedger):
             The reservation's number, for `commit`.
 
         Raises:
-            PrivacyError: the run is not admitted (any more), this was reserved before, or what was
-                set aside does not hold it. Nothing may be released.
+            RoundSpentError: this was reserved before.
+            PrivacyError: the run is not admitted (any more), or what was set aside does not hold
+                it. In either case nothing may be released.
         """
         with self._writing() as book:
             found = book.runs.get((study, run))

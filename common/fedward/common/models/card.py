@@ -37,6 +37,7 @@ class CardFacts:
 
     Attributes:
         sites: names of the hospitals that trained it.
+        empty_rounds: rounds in which nobody took part.
         others: invited hospitals about which a reader has to know more, such as "withdrew".
         patients: by site, how many patients in words the caller answers for, such as "about 300";
             never computed here, so that no exact small count slips out.
@@ -45,6 +46,7 @@ class CardFacts:
     """
 
     sites: Sequence[str] = ()
+    empty_rounds: Sequence[int] = ()
     others: Mapping[str, str] = field(default_factory=dict)
     patients: Mapping[str, str] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=dict)
@@ -151,10 +153,17 @@ def _training_data(study: Study, facts: CardFacts) -> str:
         lines.append(f"- … and {len(facts.sites) - MAX_SITES} more")
     others = [f"- {_line(site)}: {_line(why)}" for site, why in sorted(facts.others.items())]
     unit = "patients" if study.privacy.unit == "patient" else "records"
+    empty = (
+        f"In {len(facts.empty_rounds)} of {study.training.rounds} rounds nobody took part, and the"
+        f" model stayed as it was: round {', '.join(map(str, facts.empty_rounds))}.\n\n"
+        if facts.empty_rounds
+        else ""
+    )
     return (
         "## Training and test data\n\n"
         + ("Hospitals that trained the model:\n\n" + "\n".join(lines) + "\n\n" if lines else "")
         + ("To be known of invited hospitals:\n\n" + "\n".join(others) + "\n\n" if others else "")
+        + empty
         + f"At each hospital, {unit} were divided into training and test sets"
         f" ({study.evaluation.holdout:.0%} for testing, unless the data say which). The figures"
         " below are for test sets only."

@@ -9,8 +9,7 @@ from datetime import datetime
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info
 from prometheus_client.process_collector import ProcessCollector
 
-from fedward.common.errors import FedwardError
-from fedward.common.exit_codes import error_classes
+from fedward.common.errors import FedwardError, error_classes
 from fedward.common.version import version
 from fedward.common.wire.kinds import PROTOCOL
 

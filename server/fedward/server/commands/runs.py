@@ -86,11 +86,16 @@ def run_show(folder: Folder, run_id: RunId, as_json: AsJson = False) -> None:
     if run.reason:
         typer.echo(f"  {run.reason}")
     for one in rounds:
-        typer.echo(f"round {one.round}: {', '.join(one.participants)}")
+        typer.echo(f"round {one.round}: {who(one)}")
         for site, why in sorted(one.refused.items()):
             typer.echo(f"  without {site}: {why}")
         for name, value in one.evaluation.get("overall", {}).items():
             typer.echo(f"  {name} {'-' if value is None else format(value, '.4f')}")
+
+
+def who(one: Round) -> str:
+    """The participants of a round, for people."""
+    return ", ".join(one.participants) or "nobody, so the model is as it was"
 
 
 @app.command(

@@ -1,0 +1,191 @@
+"""Runs in which sites were cut off in the middle of private rounds: they end, and hide nothing."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fedward.common.errors import PrivacyError, RoundSpentError
+from fedward.common.study import Study
+from fedward.server.commands.runs import who
+from fedward.server.conductor import Hooks
+from fedward.server.execution import Patience
+from fedward.server.registry import Choice, Round, State
+from fedward.server.verification import verify_release
+from fedward.simulations.engines.flaky import Fault, lost, refused
+
+_helper = runpy.run_path(str(Path(__file__).with_name("consortium.py")))
+Consortium, LoopCarrier, Service = (_helper[n] for n in ("Consortium", "LoopCarrier", "Service"))
+SITES, LONG_S, final = _helper["SITES"], _helper["LONG_S"], _helper["final"]
+SPENT = refused(RoundSpentError.exit_code, "spent")
+
+
+def a_study(rounds: int) -> Study:
+    study: Study = _helper["a_study"](
+        training={"rounds": rounds}, privacy={"mode": "dp", "epsilon": 5.0, "delta": 1e-3}
+    )
+    return study
+
+
+def spent(*rounds: int, at: Iterable[str] = SITES[:2]) -> list[Fault]:
+    return [Fault(site, SPENT, round=number) for number in rounds for site in at]
+
+
+class Counts:
+    """What the service's figures would be told."""
+
+    def __init__(self) -> None:
+        self.done: list[int] = []
+        self.failed = 0
+
+    def fail(self) -> None:
+        self.failed += 1
+
+    @property
+    def hooks(self) -> Hooks:
+        return Hooks(round_done=lambda _run, n: self.done.append(n), round_failed=self.fail)
+
+
+@pytest.fixture
+def consortium(tmp_path: Path) -> Consortium:
+    return Consortium(tmp_path)
+
+
+@pytest.fixture
+def serve(consortium: Consortium) -> Iterator[Callable[..., Service]]:
+    services: list[Service] = []
+
+    def make(carrier: LoopCarrier, counts: Counts | None = None) -> Service:
+        patience = Patience(quorum_s=LONG_S, pause_s=0.01)
+        services.append(Service(consortium, carrier, patience, counts and counts.hooks))
+        return services[-1]
+
+    yield make
+    for service in services:
+        service.close()
+
+
+def test_a_lost_round_is_on_record_everywhere_and_the_release_verifies(
+    consortium: Consortium, serve: Callable[..., Service]
+) -> None:
+    study, counts = a_study(3), Counts()
+    service = serve(LoopCarrier(consortium, study, spent(2)), counts)
+    service.approve(service.offer(study))
+    run = service.until(State.RELEASED, State.FAILED)
+    assert (run.state, run.round, run.reason) == (State.RELEASED, 3, "")
+    rounds = service.registry.rounds(run.id)
+    assert [r.participants for r in rounds] == [SITES, (), SITES]
+    assert rounds[0].model_sha256 == rounds[1].model_sha256 != rounds[2].model_sha256
+    assert set(rounds[1].refused) == set(SITES)
+    logged = [dict(e.facts) for e in service.audit.entries() if e.kind == "round"]
+    assert [entry["participants"] for entry in logged] == [list(SITES), [], list(SITES)]
+    assert logged[1]["refused"] == list(SITES)
+    (event,) = [e for e in service.registry.events() if e.kind == "round without participants"]
+    assert event.facts["round"] == 2
+    assert (counts.done, counts.failed) == ([1, 3], 1)
+    release = consortium.folder_for_run(run.id) / "release"
+    verified = verify_release(release, root_pem=consortium.root_pem)
+    assert (verified.rounds, verified.contributions, verified.proven) == (3, 6, 6)
+    assert verified.sites == dict.fromkeys(SITES, 2)
+    card = (release / "model/MODEL_CARD.md").read_text()
+    assert "In 1 of 3 rounds nobody took part, and the model stayed as it was: round 2." in card
+    told = json.loads((release / "participation.json").read_text())["rounds"][1]
+    assert told["participants"] == []
+    assert told["refused"]["site-1"] == "spent"
+
+
+def test_run_show_says_so() -> None:
+    assert who(Round(2, ("site-1", "site-2"))) == "site-1, site-2"
+    assert who(Round(2, ())) == "nobody, so the model is as it was"
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_others_that_may_still_answer_are_waited_for(
+    back: bool, consortium: Consortium, serve: Callable[..., Service]
+) -> None:
+    """site-1 has spent the round and site-3 is away: it comes back, or withdraws."""
+    study = a_study(3)
+    carrier = LoopCarrier(
+        consortium, study, [*spent(2, at=["site-1"]), Fault("site-3", lost, round=2)]
+    )
+    service = serve(carrier)
+    offered = service.offer(study)
+
+    def leave(_site: str) -> None:
+        (run,) = service.registry.runs()
+        if run.round == 1:
+            carrier.there = {"site-1", "site-2"}
+            carrier.answered = lambda _site: None
+
+    carrier.answered = leave
+    service.approve(offered)
+    deadline = time.monotonic() + LONG_S
+    while not service.conductor.waiting and time.monotonic() < deadline:
+        service.conductor.look()
+        threading.Event().wait(0.01)
+    (said,) = service.conductor.waiting.values()
+    assert said == "1 of 2 needed sites are connected; connect site-3"
+    carrier.faults = spent(2, at=["site-1"])
+    carrier.sites = LoopCarrier(consortium, study).sites  # an outbox has what was answered
+    if back:
+        carrier.there = set(SITES)
+    else:
+        service.registry.decide("site-3", offered, Choice.WITHDRAW, b"gone")
+    run = service.until(State.RELEASED, State.FAILED)
+    assert (run.state, run.reason) == (State.RELEASED, "")
+    _, second, third = service.registry.rounds(run.id)
+    assert second.participants == (("site-2", "site-3") if back else ())
+    assert second.refused["site-1"] == "spent"
+    assert third.participants == (SITES if back else SITES[:2])
+
+
+def test_an_exhausted_budget_empties_no_round(
+    consortium: Consortium, serve: Callable[..., Service]
+) -> None:
+    study, counts = a_study(3), Counts()
+    faults = [Fault(site, refused(PrivacyError.exit_code, "no"), round=2) for site in SITES]
+    service = serve(LoopCarrier(consortium, study, faults), counts)
+    service.approve(service.offer(study))
+    run = service.until(State.RELEASED, State.FAILED)
+    assert (run.state, run.round) == (State.FAILED, 1)
+    assert "round 2 stopped, 0 of 2 needed sites answered" in run.reason
+    assert (counts.done, counts.failed) == ([1], 1)
+
+
+def test_many_empty_rounds_need_a_person(
+    consortium: Consortium, serve: Callable[..., Service]
+) -> None:
+    study = a_study(6)
+    service = serve(LoopCarrier(consortium, study, spent(2, 3, 4)))
+    service.approve(service.offer(study))
+    run = service.until(State.RELEASED, State.FAILED)
+    assert (run.state, run.round) == (State.FAILED, 4)
+    assert "nobody took part in the last 3 rounds" in run.reason
+    service.registry.resume(run.id)
+    run = service.until(State.RELEASED, State.FAILED)
+    assert run.state is State.RELEASED
+    assert [bool(r.participants) for r in service.registry.rounds(run.id)] == [
+        True, False, False, False, True, True,
+    ]  # fmt: skip
+
+
+def test_a_run_without_a_single_contribution_is_never_released(
+    consortium: Consortium, serve: Callable[..., Service]
+) -> None:
+    study = a_study(2)
+    service = serve(LoopCarrier(consortium, study, spent(1, 2)))
+    service.approve(service.offer(study))
+    for _ in range(2):
+        run = service.until(State.RELEASED, State.FAILED)
+        assert (run.state, run.round) == (State.FAILED, 2)
+        assert "nobody took part in any round" in run.reason
+        service.registry.resume(run.id)
+    run = service.until(State.RELEASED, State.FAILED)
+    assert run.state is State.FAILED
+    assert not (consortium.folder_for_run(run.id) / "release").exists()
