@@ -145,7 +145,7 @@ def check_ledger(federation: Federation, run: str, name: str) -> None:
     for number in interrupted(federation, run, name):
         [one] = [one for one in rounds if one.round == number]
         assert name not in one.participants
-        assert "privacy" in one.refused[name]
+        assert "paid for this before" in one.refused[name]
 
 
 def interrupted(federation: Federation, run: str, name: str) -> set[int]:
