@@ -13,7 +13,7 @@ from fedward.client.ledger import Caps, Ledger, Members, Totals, plan_hash, repo
 from fedward.client.ledger.admission import checked_epsilon
 from fedward.client.ledger.entries import entry_from_dict, entry_to_dict
 from fedward.client.telling import reason_to_tell
-from fedward.common.errors import PrivacyError, StateError
+from fedward.common.errors import PolicyError, PrivacyError, StateError
 from fedward.common.privacy.accounting import epsilon, spent
 from fedward.common.privacy.events import GaussianRelease, SampledGaussian
 
@@ -196,6 +196,20 @@ def test_a_study_without_a_promise_is_on_record_and_costs_what_cannot_be_counted
     (cohort,) = report(desk.ledger, DELTA).cohorts
     assert cohort.unaccounted
     assert cohort.set_aside == 0.0
+
+
+def test_runs_without_a_promise_are_counted_and_those_with_one_are_not(desk: Desk) -> None:
+    plain = {"totals": Totals(), "private": False, "most_runs": 1}
+    desk.admit(run="1", **plain)
+    desk.admit(run="1", **plain)
+    desk.ledger.end_run("a" * 64, "1", "failed")
+    with pytest.raises(PolicyError, match="takes part in no more runs"):
+        desk.admit(run="2", **plain)
+    desk.admit(run="1", **plain)  # resumed
+    desk.admit("b", run="1", **plain)  # another study
+    desk.admit(run="2", **{**plain, "most_runs": 2})
+    for run in ("1", "2"):
+        desk.admit("c", run=run, most_runs=1)
 
 
 def test_a_cohort_is_made_known_once(desk: Desk) -> None:

@@ -207,6 +207,29 @@ def test_a_study_without_a_promise_says_so(run: Run, north: Path) -> None:
     assert run("approve", study, *decided("Ben"))["status"]["state"] == "approved"
 
 
+def test_a_review_says_how_often_a_study_without_a_promise_was_run(run: Run, north: Path) -> None:
+    (north / "open.toml").write_text(EXAMPLE)
+    rules = POLICY + "require_dp = false\nmin_sites_at_least = 1\n"
+    (north / "policy.toml").write_text(rules)
+    study = str(north / "open.toml")
+    assert run("review", study)["runs"] == {"before": 0, "allowed": 1}
+    words = " ".join(run("review", study, as_json=False).split())
+    assert "Runs of it here so far: 0, of 1 that policy.toml allows" in words
+    assert "another would be refused" not in words
+    for name in ("Ann", "Ben"):
+        run("approve", study, *decided(name))
+    known = parse_study(EXAMPLE)
+    office = Office.open(north)
+    members = approved_manifest(office, study_hash(known)).members
+    with Ledger(office.home.ledger) as ledger:
+        ledger_spending(ledger, study_hash(known), "1", members, office.policy.caps, "test")(None)
+    words = " ".join(run("review", study, as_json=False).split())
+    assert "so far: 1, of 1 that policy.toml allows; another would be refused" in words
+    (north / "policy.toml").write_text(rules + "max_runs_per_study = 2\n")
+    assert run("review", study)["runs"] == {"before": 1, "allowed": 2}
+    assert run("review", "example")["runs"] is None  # its budget says how often
+
+
 @pytest.mark.parametrize(
     ("name", "code", "words"),
     [("nothing", 3, "no such study"), (HASH[:3], 3, "no such study"), ("nowhere.toml", 3, "read")],

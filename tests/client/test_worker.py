@@ -28,6 +28,7 @@ from fedward.common import records
 from fedward.common.errors import (
     DataError,
     FedwardError,
+    PolicyError,
     PrivacyError,
     RoundError,
     StateError,
@@ -50,6 +51,7 @@ min_cell_at_least = 1
 min_sites_at_least = 1
 max_epsilon_per_study = 50.0
 max_epsilon_total = 50.0
+max_runs_per_study = 2
 """
 
 
@@ -296,6 +298,31 @@ def test_runs_make_room_for_each_other(tmp_path: Path) -> None:
         task = bench.task(key="cd" * 32)
         await bench.pool.do(replace(bench.load, run="run-2"), task)
         assert bench.pool.running == ("run-2",)
+
+    bench.run(story)
+
+
+def test_a_study_without_a_promise_is_run_as_often_as_the_policy_allows(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, small_study(), runs=3)
+    introduce = [bench.task(records.INTRODUCE, key=f"{number:064x}") for number in range(4)]
+
+    async def take_part(run: int) -> None:
+        await bench.pool.do(replace(bench.load, run=f"run-{run}"), introduce[run])
+
+    async def story() -> None:
+        for run in (1, 2):
+            await take_part(run)
+        with pytest.raises(PolicyError, match=r"no more runs of this study.*max_runs_per_study"):
+            await take_part(3)  # before the first round, and before it even says who it is
+        await bench.pool.end_idle()
+        with Ledger(bench.home.ledger) as ledger:
+            ledger.end_run(bench.load.study, "run-1", "failed")
+        await take_part(1)  # resumed: the same run
+        policy = bench.home.policy_file
+        policy.write_text(policy.read_text().replace("study = 2", "study = 3"))
+        await take_part(3)
+        policy.write_text(policy.read_text().replace("study = 3", "study = 1"))
+        await bench.pool.do(replace(bench.load, run="run-3"), bench.task())  # it goes on
 
     bench.run(story)
 

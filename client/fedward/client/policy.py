@@ -49,6 +49,7 @@ class Policy(Section):
     min_cell_at_least: Count = 10
     min_sites_at_least: Count = 2
     require_dp: bool = True
+    max_runs_per_study: Count = 1
     require_secure_aggregation: bool = False
     max_epsilon_per_study: Epsilon = 8.0
     max_epsilon_total: Epsilon = 8.0

@@ -130,6 +130,39 @@ def foresee(ledger: Ledger, study: Study, manifest: Manifest, caps: Caps) -> For
     return forecast(run, tuple(ledger.book.runs.values()), members, caps)
 
 
+@dataclass(frozen=True)
+class RunCount:
+    """How often a study without a promise was run here.
+
+    Attributes:
+        before: runs that this site took part in.
+        most: that its policy allows.
+    """
+
+    before: int
+    most: int
+
+    @property
+    def another(self) -> bool:
+        """Whether one more is allowed."""
+        return self.before < self.most
+
+
+def count_runs(office: Office, study: Study) -> RunCount | None:
+    """Runs of a study so far; None if it makes a promise, for then the ledger's caps bound them.
+
+    Raises:
+        StateError: the ledger cannot be read.
+    """
+    if study.private:
+        return None
+    before = 0
+    if office.home.ledger.exists():
+        with Ledger(office.home.ledger) as ledger:
+            before = ledger.book.runs_of(study_hash(study))
+    return RunCount(before, office.policy.max_runs_per_study)
+
+
 def approve(
     office: Office, study: Study, signer: Signer, *, by: str, reason: str, now: datetime
 ) -> tuple[Decision, Status]:

@@ -21,7 +21,7 @@ from fedward.common.exit_codes import exit_codes_help
 
 if TYPE_CHECKING:
     from fedward.client.ledger.admission import Forecast
-    from fedward.client.steward import Office
+    from fedward.client.steward import Office, RunCount
     from fedward.common.study import Study
 
 app = new_app()
@@ -79,7 +79,8 @@ def studies(folder: Folder, as_json: AsJson = False) -> None:
 
 Says in plain words who asks what, what would leave the hospital and what never does, which rules
 of policy.toml it breaks, what it would cost in ε the patient who loses most, together with all that
-was released before, and what would remain. Reads the data; changes and sends nothing.
+was released before, and what would remain; of a study that promises patients nothing, how often it
+was run here. Reads the data; changes and sends nothing.
 
 \b
 Example:
@@ -90,7 +91,7 @@ Example:
 def review(folder: Folder, study_name: StudyName, as_json: AsJson = False) -> None:
     """Print chapters, findings, cost and status."""
     from fedward.client.policy import check
-    from fedward.client.steward import Office
+    from fedward.client.steward import Office, count_runs
     from fedward.common.study import study_hash
     from fedward.common.study.describe import Chapter, describe
 
@@ -99,6 +100,7 @@ def review(folder: Folder, study_name: StudyName, as_json: AsJson = False) -> No
     chapters = describe(study)
     findings = check(office.policy, study, local_now())
     cost, problem = _cost(office, study)
+    runs = count_runs(office, study)
     status = office.decisions.status(study_hash(study), office.policy)
     if as_json:
         print_json(
@@ -112,11 +114,13 @@ def review(folder: Folder, study_name: StudyName, as_json: AsJson = False) -> No
                 ],
                 "cost": None if cost is None else cost.to_dict(),
                 "problem": problem,
+                "runs": None if runs is None else {"before": runs.before, "allowed": runs.most},
                 "status": status.to_dict(),
             }
         )
         return
     here = [*(f"Not allowed: {finding}" for finding in findings), *cost_words(cost, problem)]
+    here += [] if runs is None else [run_words(runs)]
     having = ", ".join(decision.by for decision in status.approvals) or "nobody yet"
     here.append(f"{status.state}: {status.needed} approval(s) needed; approved by {having}")
     chapters = (*chapters, Chapter("At this site", tuple(here)))
@@ -203,6 +207,17 @@ def cost_words(cost: Forecast | None, problem: str) -> list[str]:
     )
     fits = "It fits" if cost.fits else "It does NOT fit: it would be refused before its first round"
     return [alone, together, fits]
+
+
+def run_words(runs: RunCount) -> str:
+    """How often a study was run here, for people.
+
+    >>> from fedward.client.steward import RunCount
+    >>> run_words(RunCount(1, 1))
+    'Runs of it here so far: 1, of 1 that policy.toml allows; another would be refused'
+    """
+    told = f"Runs of it here so far: {runs.before}, of {runs.most} that policy.toml allows"
+    return told if runs.another else f"{told}; another would be refused"
 
 
 def local_now() -> datetime:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fedward.client.ledger.account import Accountant, Caps, Members, Profile, Run, profiles, worst
-from fedward.common.errors import PrivacyError
+from fedward.common.errors import PolicyError, PrivacyError
 from fedward.common.privacy.accounting import LARGEST_EPSILON, epsilon, spent
 from fedward.common.privacy.events import PrivacyEvent
 
@@ -139,6 +139,20 @@ def check_caps(run: Run, runs: Sequence[Run], cohorts: Mapping[str, Members], ca
         PrivacyError: see `check_fits`; or the accountants disagree.
     """
     check_fits(forecast(run, runs, cohorts, caps))
+
+
+def check_runs(before: int, most: int | None) -> None:
+    """Refuse one run too many of a study that promises patients nothing.
+
+    Raises:
+        PolicyError: the site took part in so many already. It does not say in how many.
+    """
+    if most is not None and before >= most:
+        raise PolicyError(
+            "this site takes part in no more runs of this study",
+            hint="resume the run that there was; else its stewards can raise max_runs_per_study "
+            "in policy.toml",
+        )
 
 
 def check_fits(found: Forecast) -> None:

@@ -68,6 +68,10 @@ class Book:
             case Witnessed():
                 self.witnesses.append(entry)
 
+    def runs_of(self, study: str) -> int:
+        """How many runs of a study were ever admitted."""
+        return sum(run.study == study for run in self.runs.values())
+
     def reserved(self, study: str, run: str) -> tuple[Reservation, ...]:
         """The reservations of a run, oldest first."""
         return tuple(self._by_run.get((study, run), ()))

@@ -21,7 +21,7 @@ nothing else here does.
 from __future__ import annotations
 
 from fedward.client.ledger.account import Caps, Members, Run, Totals
-from fedward.client.ledger.admission import check_caps
+from fedward.client.ledger.admission import check_caps, check_runs
 from fedward.client.ledger.book import run_of
 from fedward.client.ledger.entries import (
     Admitted,
@@ -72,6 +72,7 @@ class Ledger(OpenLedger):
         caps: Caps,
         code: str,
         private: bool = True,
+        most_runs: int | None = None,
     ) -> None:
         """Set a whole study aside for a run, or refuse it before its first round.
 
@@ -87,8 +88,10 @@ class Ledger(OpenLedger):
             caps: of the site's policy.
             code: version of fedward.
             private: whether the study makes a promise.
+            most_runs: of a study that makes none, how many runs the site takes part in.
 
         Raises:
+            PolicyError: it makes none, and took part in that many others.
             PrivacyError: it does not fit under the caps; how much is left is in the message, for
                 the site's own people. Or the run was admitted with another cohort or plan.
         """
@@ -111,6 +114,8 @@ class Ledger(OpenLedger):
             self._check_caps(run_of(entry), caps)
         with self._writing():  # and again, from memory unless somebody did
             if not self._admitted(entry):
+                if not private and (study, run) not in self._book.runs:
+                    check_runs(self._book.runs_of(study), most_runs)
                 self._check_caps(run_of(entry), caps)
                 self._append(entry)
 

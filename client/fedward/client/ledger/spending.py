@@ -24,7 +24,14 @@ def plan_hash(plan: PrivacyPlan | None) -> str:
 
 
 def ledger_spending(
-    ledger: Ledger, study: str, run: str, members: Members, caps: Caps, code: str
+    ledger: Ledger,
+    study: str,
+    run: str,
+    members: Members,
+    caps: Caps,
+    code: str,
+    *,
+    most_runs: int | None = None,
 ) -> SpendingFor:
     """How a `Site` of one run is charged to a ledger.
 
@@ -35,9 +42,11 @@ def ledger_spending(
         members: the patients whose data train and test, from the manifest that was approved.
         caps: of the site's policy.
         code: version of fedward.
+        most_runs: that the policy allows of a study without a promise.
 
     Returns:
-        What `Site` takes as `spending`. It raises `PrivacyError` if the study does not fit.
+        What `Site` takes as `spending`. It raises `PrivacyError` if the study does not fit, and
+        `PolicyError` if this is one run too many.
     """
 
     def admit(plan: PrivacyPlan | None) -> Spending:
@@ -51,6 +60,7 @@ def ledger_spending(
             caps=caps,
             code=code,
             private=plan is not None,
+            most_runs=most_runs,
         )
         return LedgerSpending(ledger, study, run, cohort=cohort, plan=known, code=code)
 

@@ -21,7 +21,7 @@ from fedward.client.ledger import Caps, Ledger, ledger_spending, plan_hash
 from fedward.client.loading import load_cohort
 from fedward.client.manifest import Manifest, check, load_manifest, manifest_of
 from fedward.client.offers import kept_study
-from fedward.client.policy import load_policy
+from fedward.client.policy import Policy, load_policy
 from fedward.client.site import RandomnessFor, Site
 from fedward.client.site_config import SiteConfig, load_site_config
 from fedward.client.spending import SpendingFor
@@ -83,10 +83,10 @@ class Opened:
             PrivacyError: it does not: somebody lowered a cap.
             SiteConfigError: the policy cannot be read.
         """
-        caps = load_policy(self._home.policy_file).caps
-        if caps != self._caps:
-            _spending(self._ledger, self._load, self._approved, caps)(self.site.plan)
-            self._caps = caps
+        policy = load_policy(self._home.policy_file)
+        if policy.caps != self._caps:
+            _spending(self._ledger, self._load, self._approved, policy)(self.site.plan)
+            self._caps = policy.caps
 
     def commit(self, number: int, action: str, reply: str) -> None:
         """Record that the reply to a task is durable, for what was reserved for it.
@@ -120,8 +120,8 @@ def open_site(load: Load) -> Opened:
     cohort, key = _cohort(home, study, config)
     check(approved, manifest_of(study, cohort, key))
     ledger = Ledger(home.ledger)
-    caps = load_policy(home.policy_file).caps
-    spending = _spending(ledger, load, approved, caps)
+    policy = load_policy(home.policy_file)
+    spending = _spending(ledger, load, approved, policy)
     site = Site(
         config.name,
         study,
@@ -142,12 +142,20 @@ def open_site(load: Load) -> Opened:
         _cohort=cohort,
         _digest=_digest(cohort),
         _dates=dates,
-        _caps=caps,
+        _caps=policy.caps,
     )
 
 
-def _spending(ledger: Ledger, load: Load, approved: Manifest, caps: Caps) -> SpendingFor:
-    return ledger_spending(ledger, load.study, load.run, approved.members, caps, version())
+def _spending(ledger: Ledger, load: Load, approved: Manifest, policy: Policy) -> SpendingFor:
+    return ledger_spending(
+        ledger,
+        load.study,
+        load.run,
+        approved.members,
+        policy.caps,
+        version(),
+        most_runs=policy.max_runs_per_study,
+    )
 
 
 def randomness_for(study: Study, site: str) -> RandomnessFor:
