@@ -23,8 +23,11 @@ from fedward.common.errors import (
     error_for_exit_code,
 )
 from fedward.common.identity import Identity
+from fedward.common.wire.link_pb2 import Part, Range, Signed
 from fedward.common.wire.link_pb2_grpc import LinkStub
+from fedward.common.wire.pieces import read_chunk
 from fedward.common.wire.session import Session
+from fedward.common.wire.transport import SERVICE
 
 _LONGEST_REASON = 300
 
@@ -89,7 +92,28 @@ def open_channel(endpoint: Endpoint, identity: Identity) -> grpc.aio.Channel:
 
 def stub_of(channel: grpc.aio.Channel) -> Any:
     """The calls of the link's service."""
-    return LinkStub(channel)  # type: ignore[no-untyped-call]
+    return _Stub(channel)
+
+
+class _Stub(LinkStub):
+    """The generated stub, but for the calls that carry bodies: their pieces are not copied."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        super().__init__(channel)  # type: ignore[no-untyped-call]
+        self.Fetch = channel.unary_stream(
+            f"/{SERVICE}/Fetch",
+            request_serializer=Range.SerializeToString,
+            response_deserializer=read_chunk,
+        )
+        self.Send = channel.stream_unary(
+            f"/{SERVICE}/Send",
+            request_serializer=_written,
+            response_deserializer=Signed.FromString,
+        )
+
+
+def _written(part: Part | bytes) -> bytes:
+    return part if isinstance(part, bytes) else part.SerializeToString()
 
 
 @contextmanager

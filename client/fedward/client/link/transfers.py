@@ -24,7 +24,8 @@ from fedward.common.errors import LinkError
 from fedward.common.wire import kinds
 from fedward.common.wire.digest import file_sha256
 from fedward.common.wire.encoding import DEFLATE, PLAIN, compresses, deflate, inflate
-from fedward.common.wire.link_pb2 import Chunk, Header, Part, Range, Signed
+from fedward.common.wire.link_pb2 import Header, Part, Range, Signed
+from fedward.common.wire.pieces import part
 from fedward.common.wire.spool import Incoming
 
 _PLAIN_SUFFIX = ".plain"
@@ -193,7 +194,7 @@ async def send(line: Line, offer: Offer, outgoing: Outgoing) -> Signed:
                 with _opened(outgoing.path) as file:
                     while data := os.pread(file, kinds.CHUNK, offset):
                         async with asyncio.timeout(line.patience_s):
-                            await call.write(Part(chunk=Chunk(offset=offset, data=data)))
+                            await call.write(part(offset, data))
                         offset += len(data)
                 await call.done_writing()
             async with asyncio.timeout(line.patience_s):

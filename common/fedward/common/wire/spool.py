@@ -60,7 +60,7 @@ class Incoming:
         self._digest = hashlib.sha256()
         self.offset = 0
 
-    def write(self, offset: int, data: bytes) -> None:
+    def write(self, offset: int, data: bytes | memoryview) -> None:
         """Add a chunk that begins at `offset`; what is here already is skipped.
 
         Raises:

@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from fedward.common.wire.kinds import LARGEST_MESSAGE
 
+SERVICE: Final = "fedward.link.v1.Link"
+"""As `link.proto` names it."""
 KEEPALIVE_S: Final = 20.0
 """How often an idle connection is pinged: more often than firewalls and NAT forget it."""
 PING_TIMEOUT_S: Final = 20.0

@@ -24,7 +24,6 @@ from fedward.common.errors import FedwardError, LinkError
 from fedward.common.identity.keys import PrivateKey
 from fedward.common.identity.roster import Roster
 from fedward.common.memory import reuse_memory
-from fedward.common.wire.link_pb2_grpc import add_LinkServicer_to_server
 from fedward.common.wire.transport import server_options
 from fedward.server.link.attending import Attendance
 from fedward.server.link.desk import Desk
@@ -36,7 +35,7 @@ from fedward.server.link.mailbox import Mailbox
 from fedward.server.link.peers import Allowance, Limits, Peers
 from fedward.server.link.presence import Presence
 from fedward.server.link.refusals import EndedError, Facts, OnRefusal, Refusals
-from fedward.server.link.service import LinkService
+from fedward.server.link.service import LinkService, add_service
 from fedward.server.link.transfers import SILENCE_S, Transfers
 
 _THREADS = 16
@@ -150,7 +149,7 @@ class LinkServer:
         settings = self._settings
         self._loop = asyncio.get_running_loop()
         self._server = grpc.aio.server(options=server_options())
-        add_LinkServicer_to_server(self._service, self._server)  # type: ignore[no-untyped-call]
+        add_service(self._service, self._server)
         add_HealthServicer_to_server(self._health, self._server)
         credentials = grpc.dynamic_ssl_server_credentials(
             self._configuration(settings.certificate_pem),

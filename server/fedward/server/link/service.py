@@ -10,11 +10,15 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
+import grpc
+
 from fedward.common.errors import FedwardError, LinkError
 from fedward.common.wire import kinds
-from fedward.common.wire.link_pb2 import Beat, Header, Part, Range, Signed
-from fedward.common.wire.link_pb2_grpc import LinkServicer
+from fedward.common.wire.link_pb2 import Beat, Header, Range, Signed
+from fedward.common.wire.link_pb2_grpc import LinkServicer, add_LinkServicer_to_server
 from fedward.common.wire.message import message_id, unpack
+from fedward.common.wire.pieces import Piece, read_part
+from fedward.common.wire.transport import SERVICE
 from fedward.server.link.attending import Attendance
 from fedward.server.link.desk import Desk, Question
 from fedward.server.link.door import Context, Door
@@ -75,7 +79,7 @@ class LinkService(LinkServicer):
             await self._transfers.fetch(peer, request, context)
 
     async def Send(  # noqa: N802
-        self, request_iterator: AsyncIterator[Part], context: Context
+        self, request_iterator: AsyncIterator[Piece | Signed], context: Context
     ) -> Signed:
         """Hand in a reply."""
         async with self._door.entered(context) as peer:
@@ -106,3 +110,19 @@ class LinkService(LinkServicer):
             raise LinkError(f"a site does not ask for {header.kind}", hint="upgrade both sides")
         question = Question(peer.name, header.kind, body, header, request.SerializeToString())
         return await self._door.aside(method, question)
+
+
+def add_service(service: LinkService, server: grpc.aio.Server) -> None:
+    """Have a server answer by it; pieces of bodies are not copied on their way through gRPC."""
+    add_LinkServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+    own = {
+        "Fetch": grpc.unary_stream_rpc_method_handler(
+            service.Fetch, request_deserializer=Range.FromString
+        ),
+        "Send": grpc.stream_unary_rpc_method_handler(
+            service.Send,
+            request_deserializer=read_part,
+            response_serializer=Signed.SerializeToString,
+        ),
+    }
+    server.add_registered_method_handlers(SERVICE, own)

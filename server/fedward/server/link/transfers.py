@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 
 from fedward.common.errors import FedwardError, IdentityError, LinkError, StateError
 from fedward.common.wire import kinds
-from fedward.common.wire.link_pb2 import Chunk, Header, Part, Range, Signed
+from fedward.common.wire.link_pb2 import Header, Range, Signed
 from fedward.common.wire.message import message_id
+from fedward.common.wire.pieces import Piece
 from fedward.common.wire.spool import Incoming
 from fedward.server.link.door import Context, Door
 from fedward.server.link.mailbox import Mailbox
 from fedward.server.link.peers import Peer
+from fedward.server.link.reading import Reading
 from fedward.server.link.refusals import EndedError, SessionError, SilenceError
 from fedward.server.link.sessions import SiteSession
 from fedward.server.link.tasks import Task
@@ -40,6 +42,7 @@ class Transfers:
         self._door = door
         self._mailbox = mailbox
         self._silence_s = silence_s
+        self._reading = Reading()
         self._receiving: dict[str, asyncio.Task[Any]] = {}
         self.received = 0
         """Bytes of replies that came in, since the service began."""
@@ -64,12 +67,15 @@ class Transfers:
             raise StateError(f"{task.work} is closed", hint="wait for the next task") from error
         try:
             position = request.offset
-            while data := os.pread(file, kinds.CHUNK, position):
+            while position < task.body.size:
+                piece, length = self._reading.piece(task.body.path, file, position)
+                if not length:
+                    raise StateError("a task's body is cut off", hint="see what became of its disk")
                 session.check()
                 self._door.peers.check(peer)
-                await self._soon(context.write(Chunk(offset=position, data=data)))
-                position += len(data)
-                self.sent += len(data)
+                await self._soon(context.write(piece))
+                position += length
+                self.sent += length
         finally:
             os.close(file)
 
@@ -100,27 +106,27 @@ class Transfers:
             raise LinkError("a question does not say about what", hint=_HINT) from error
         return {"offset": self._mailbox.offset(task.key, sha256=sha256, size=size)}
 
-    async def send(self, peer: Peer, parts: AsyncIterator[Part]) -> Signed:
+    async def send(self, peer: Peer, parts: AsyncIterator[Piece | Signed]) -> Signed:
         """Take a reply and give a receipt, or say why not.
 
         Raises:
             FedwardError: it is not of a site that may send it, or nothing comes.
         """
         first = await self._soon(anext(parts, None))
-        if first is None or first.WhichOneof("part") != "message":
+        if not isinstance(first, Signed):
             raise LinkError("a reply does not begin with its header", hint=_HINT)
-        session = self._door.session(peer, first.message)
-        header = session.wire.open(first.message)
+        session = self._door.session(peer, first)
+        header = session.wire.open(first)
         try:
             task = self._task(session, header)
             if header.kind != kinds.REPLY:
                 raise LinkError("only replies are sent in parts", hint=_HINT)
-            await self._receive(session, task, header, first.message, parts)
+            await self._receive(session, task, header, first, parts)
         except _NOT_TO_BE_SIGNED:
             raise
         except FedwardError as error:
-            return self._door.refuse(peer, session.wire, first.message, error)
-        return self._receipt(session, task, header, message_id(first.message))
+            return self._door.refuse(peer, session.wire, first, error)
+        return self._receipt(session, task, header, message_id(first))
 
     async def _receive(
         self,
@@ -128,7 +134,7 @@ class Transfers:
         task: Task,
         header: Header,
         message: Signed,
-        parts: AsyncIterator[Part],
+        parts: AsyncIterator[Piece | Signed],
     ) -> None:
         await self._alone(task.key)
         try:
@@ -162,7 +168,7 @@ class Transfers:
         task: Task,
         header: Header,
         incoming: Incoming,
-        parts: AsyncIterator[Part],
+        parts: AsyncIterator[Piece | Signed],
     ) -> None:
         while incoming.offset < header.body_size:
             part = await self._soon(anext(parts, None))
@@ -170,13 +176,12 @@ class Transfers:
                 return
             session.check()
             self._door.peers.check(session.peer)
-            offset, data = part.chunk.offset, part.chunk.data  # each look at it is a copy
-            if not data:
+            if not isinstance(part, Piece) or not part.data:
                 raise LinkError("a reply has an empty piece", hint=_HINT)
             if self._mailbox.find(task.key) is None:
                 raise StateError(f"{task.work} is closed", hint="wait for the next task")
-            incoming.write(offset, data)
-            self.received += len(part.chunk.data)
+            incoming.write(part.offset, part.data)
+            self.received += len(part.data)
 
     def _task(self, session: SiteSession, header: Header) -> Task:
         """The task that a reply answers.
