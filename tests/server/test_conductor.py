@@ -298,10 +298,10 @@ def test_a_round_counted_but_not_kept_is_done_again(
     study = a_study(training={"rounds": 3})
     save = CheckpointFolder.save
 
-    def fail(self: CheckpointFolder, state_: RunState) -> None:
+    def fail(self: CheckpointFolder, state_: RunState) -> RunState:
         if state_.round == 2:
             raise StateError("the power went out", hint="")
-        save(self, state_)
+        return save(self, state_)
 
     monkeypatch.setattr(CheckpointFolder, "save", fail)
     service = serve(LoopCarrier(consortium, study))

@@ -13,7 +13,8 @@ from fedward.common import records
 from fedward.common.errors import Interrupted, RoundError
 from fedward.common.study import Study
 from fedward.common.tensors import Weights
-from fedward.server.checkpoints import CheckpointFolder, Checkpoints, NoCheckpoints, RoundRecord
+from fedward.server.checkpoints import CheckpointFolder, Checkpoints, NoCheckpoints
+from fedward.server.history import RoundRecord
 from fedward.server.rounds import Outcome, Rounds
 from fedward.simulations.engines.flaky import Fault, FlakyGrid, lost, refused, renamed, run_flaky
 from fedward.simulations.engines.loop import loop_grid

@@ -307,9 +307,10 @@ class Broken(NoCheckpoints):
     def __init__(self, error: FedwardError) -> None:
         self._error = error
 
-    def save(self, state: RunState) -> None:
+    def save(self, state: RunState) -> RunState:
         if state.round == 1:
             raise self._error
+        return state
 
 
 @pytest.mark.parametrize("kind", [DataError, PrivacyError, StudyError, RoundError])

@@ -10,7 +10,7 @@ import pytest
 
 from fedward.common.study import Study
 from fedward.common.study.load import EXAMPLE
-from fedward.server.checkpoints import RoundRecord
+from fedward.server.history import RoundRecord
 from fedward.server.rounds import Outcome
 from fedward.simulations.arms import ArmResult
 from fedward.simulations.health import MOST_WARNINGS, warnings_of

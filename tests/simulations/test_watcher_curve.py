@@ -14,7 +14,8 @@ from fedward.common.errors import TrainingError
 from fedward.common.models.state import build_module, set_weights
 from fedward.common.preprocess import Transform, fit
 from fedward.common.tensors import Weights
-from fedward.server.checkpoints import RoundRecord, RunState
+from fedward.server.checkpoints import RunState
+from fedward.server.history import RoundRecord
 from fedward.simulations import judging, watcher
 from fedward.simulations.arms import make_site, run_arm
 from fedward.simulations.engines.flaky import run_flaky

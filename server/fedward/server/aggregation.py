@@ -24,9 +24,9 @@ from fedward.common.tensors import Weights, check_layout, check_weights
 from fedward.server.arrays import array_record, block_of, spec_of
 from fedward.server.aside import aside
 from fedward.server.blocks import Block, block_size, blocks, cut, empty_like
-from fedward.server.checkpoints import Drift
 from fedward.server.drift import DriftSums
 from fedward.server.flower_internals import SERVER_NODE_ID
+from fedward.server.history import Drift
 from fedward.server.replies import Check, Replies, readable, record_of
 from fedward.server.strategies import BlockMemory
 

@@ -1,5 +1,7 @@
 """A run's state after a round, on disk: one safetensors file, written whole or not at all.
 
+What happened in each round is kept beside the states, see `history`; a state knows its share of it.
+
 A run that is stopped, for whatever reason, continues from its newest checkpoint to the same final
 model as an unbroken run.
 """
@@ -8,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,45 +23,18 @@ from fedward.common.errors import RoundError
 from fedward.common.files import output_error, write_atomic
 from fedward.common.tensors import Weights
 from fedward.server import tensor_file
+from fedward.server.history import History, HistoryFile, Mark, RoundRecord
 
 _WEIGHTS = "weights/"
 _STRATEGY = "strategy/"
+HISTORY = "history.jsonl"
+"""Name of the file beside the states."""
+_NOT_READ = (
+    *(OSError, KeyError, TypeError, ValueError, AttributeError, MemoryError),
+    RoundError,  # of its history
+)
 KEEP = 2
 """Newest checkpoints that are kept: the last, and one more should the disk lose it."""
-
-
-@dataclass(frozen=True)
-class Drift:
-    """How one site's update compares with the mean update of its round.
-
-    Attributes:
-        norm: Euclidean norm of the update.
-        cosine: between the update and the mean of all, in [-1, 1].
-    """
-
-    norm: float
-    cosine: float
-
-
-@dataclass(frozen=True)
-class RoundRecord:
-    """What happened in a round, as far as the server knows.
-
-    Attributes:
-        round: 1, 2, …
-        participants: sites whose update was used, sorted.
-        refused: other chosen sites and the reason.
-        drift: by participant.
-        evaluation: metrics by site and `overall`, empty if the round was not evaluated.
-        notes: what an observer wants to find again after a restart; JSON-safe.
-    """
-
-    round: int
-    participants: tuple[str, ...]
-    refused: dict[str, str] = field(default_factory=dict)
-    drift: dict[str, Drift] = field(default_factory=dict)
-    evaluation: dict[str, dict[str, float | None]] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,7 +58,7 @@ class RunState:
     weights: Weights
     transform: str
     site_weights: dict[str, float]
-    history: tuple[RoundRecord, ...] = ()
+    history: Sequence[RoundRecord] = ()
     strategy: dict[str, NDArray[Any]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
@@ -92,8 +67,12 @@ class RunState:
 class Checkpoints(Protocol):
     """Where run states are kept."""
 
-    def save(self, state: RunState) -> None:
-        """Keep a state durably before the next round begins, which changes `state.strategy`."""
+    def save(self, state: RunState) -> RunState:
+        """Keep a state durably before the next round begins, which changes `state.strategy`.
+
+        Returns:
+            The same state, its history where it is kept.
+        """
         ...
 
     def newest(self) -> RunState | None:
@@ -104,8 +83,9 @@ class Checkpoints(Protocol):
 class NoCheckpoints:
     """Keeps nothing: for runs too short to be worth continuing."""
 
-    def save(self, state: RunState) -> None:
+    def save(self, state: RunState) -> RunState:
         """Forget it."""
+        return state
 
     def newest(self) -> RunState | None:
         """Nothing to continue from."""
@@ -113,7 +93,7 @@ class NoCheckpoints:
 
 
 class CheckpointFolder:
-    """Keeps states as `round-000012.safetensors` in a folder.
+    """Keeps states as `round-000012.safetensors` in a folder, and `history.jsonl`.
 
     Args:
         folder: is made when the first state is saved.
@@ -121,14 +101,20 @@ class CheckpointFolder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._told: list[tuple[RoundRecord, str]] = []
+        self._history = HistoryFile(folder / HISTORY)
 
-    def save(self, state: RunState) -> None:
-        """Write the state atomically, then remove those older than the newest `KEEP`.
+    def save(self, state: RunState) -> RunState:
+        """Write new records, then the state atomically; remove those older than the newest `KEEP`.
 
         Raises:
             OutputError: the disk is full or not writable; older states are untouched.
+            RoundError: somebody shortened the history.
         """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise output_error(self._folder, error) from error
+        history = History.of(state.history).keep(self._history)
         tensors = {_WEIGHTS + key: value for key, value in state.weights.items()}
         tensors |= {_STRATEGY + key: value for key, value in state.strategy.items()}
         tensors = {key: np.asarray(value, order="C") for key, value in tensors.items()}  # no copies
@@ -140,27 +126,15 @@ class CheckpointFolder:
             "notes": state.notes,
             "absent": state.absent,
             "order": list(state.weights),
+            "history": asdict(history.kept),
         }
-        text = f'{json.dumps(rest)[:-1]}, "history": [{self._history(state)}]}}'
+        text = json.dumps(rest)
         pieces = tensor_file.pieces(tensors, {"state": text, "digest": _digest(text, tensors)})
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise output_error(self._folder, error) from error
         write_atomic(self._folder / f"round-{state.round:06d}.safetensors", pieces)
         for old in self._files()[:-KEEP]:
             with suppress(OSError):  # one checkpoint too many does no harm
                 old.unlink()
-
-    def _history(self, state: RunState) -> str:
-        """Records as JSON; each is put into words once, or a long run would do little else."""
-        known = self._told[: len(state.history)]
-        same = 0
-        while same < len(known) and known[same][0] is state.history[same]:
-            same += 1
-        fresh = state.history[same:]
-        self._told = known[:same] + [(record, json.dumps(asdict(record))) for record in fresh]
-        return ", ".join(text for _, text in self._told)
+        return replace(state, history=history)
 
     def newest(self) -> RunState | None:
         """Read the newest state that can be read.
@@ -171,8 +145,8 @@ class CheckpointFolder:
         files = self._files()
         for path in reversed(files):
             try:
-                return _read(path)
-            except (OSError, KeyError, TypeError, ValueError, AttributeError, MemoryError):
+                return _read(path, self._history)
+            except _NOT_READ:
                 continue  # half of `KEEP`'s purpose: the one before it is whole
         if files:
             raise RoundError(
@@ -185,7 +159,7 @@ class CheckpointFolder:
         return sorted(self._folder.glob("round-*.safetensors"))
 
 
-def _read(path: Path) -> RunState:
+def _read(path: Path, history: HistoryFile) -> RunState:
     metadata, tensors = tensor_file.read(path)
     if _digest(metadata["state"], tensors) != metadata["digest"]:
         raise ValueError("the content is not what was written")
@@ -202,7 +176,7 @@ def _read(path: Path) -> RunState:
         weights=weights,
         transform=rest["transform"],
         site_weights=rest["site_weights"],
-        history=tuple(_record(record) for record in rest["history"]),
+        history=History.load(history, Mark(**rest["history"])),
         strategy=strategy,
         notes=rest["notes"],
         absent=rest["absent"],
@@ -221,10 +195,3 @@ def _digest(text: str, tensors: Mapping[str, NDArray[Any]]) -> str:
 
 def _bytes(value: NDArray[Any]) -> memoryview:
     return value.reshape(-1).view(np.uint8).data
-
-
-def _record(data: dict[str, Any]) -> RoundRecord:
-    drift = {site: Drift(**values) for site, values in data["drift"].items()}
-    return RoundRecord(
-        **{**data, "participants": tuple(data["participants"]), "drift": drift},
-    )

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fedward.common.tensors import Weights
-from fedward.server.checkpoints import Drift
+from fedward.server.history import Drift
 
 
 class DriftSums:

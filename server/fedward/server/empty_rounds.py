@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 
 from fedward.common.errors import RoundError
 from fedward.common.study import Study
-from fedward.server.checkpoints import RoundRecord
+from fedward.server.history import RoundRecord
 from fedward.server.replies import Replies
 
 MOST_IN_A_ROW = 3

@@ -21,9 +21,10 @@ from fedward.common.files import write_atomic
 from fedward.common.preprocess import Transform
 from fedward.common.study import Study, load_study
 from fedward.common.tensors import Weights, to_safetensors
-from fedward.server.checkpoints import CheckpointFolder, Checkpoints, RoundRecord, RunState
+from fedward.server.checkpoints import CheckpointFolder, Checkpoints, RunState
 from fedward.server.first_weights import first_weights_in_subprocess
 from fedward.server.flower_internals import quieten
+from fedward.server.history import RoundRecord
 from fedward.server.preparation import FirstWeights, first_weights
 from fedward.server.rounds import Observer, Outcome, Rounds
 

@@ -21,7 +21,8 @@ from fedward.common.errors import LinkError
 from fedward.common.preprocess import Transform
 from fedward.common.tensors import Weights
 from fedward.common.wire.link_pb2 import Header, Signed
-from fedward.server.checkpoints import RoundRecord, RunState
+from fedward.server.checkpoints import RunState
+from fedward.server.history import RoundRecord
 from fedward.server.registry import LogHead, Receipt, Registry, Round, State
 
 MODEL = "model"

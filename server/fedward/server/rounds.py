@@ -12,7 +12,7 @@ cut off at too many sites is put on record as empty; see `empty_rounds`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -28,9 +28,10 @@ from fedward.common.tensors import Weights
 from fedward.server.aggregation import aggregate, check_update
 from fedward.server.arrays import array_record
 from fedward.server.attendance import Attendance
-from fedward.server.checkpoints import Checkpoints, RoundRecord, RunState
+from fedward.server.checkpoints import Checkpoints, RunState
 from fedward.server.empty_rounds import check_progress, check_trained, empty_round, is_lost
 from fedward.server.evaluation import check_counts, merged_metrics, metrics_by_site
+from fedward.server.history import History, RoundRecord
 from fedward.server.preparation import FirstWeights, first_weights, prepare
 from fedward.server.replies import Check, Replies, SelectedGrid, ask
 from fedward.server.strategies import make_strategy, restore_state, strategy_state
@@ -68,7 +69,7 @@ class Outcome:
 
     weights: Weights
     transform: Transform
-    history: tuple[RoundRecord, ...]
+    history: Sequence[RoundRecord]
 
 
 class Rounds:
@@ -119,8 +120,7 @@ class Rounds:
         transform = Transform.from_json(state.transform)
         while state.round < self._study.training.rounds:
             self._stop_if_asked(state.round)
-            state = self._round(state)
-            self._checkpoints.save(state)
+            state = self._checkpoints.save(self._round(state))
             if state.round < self._study.training.rounds:
                 check_progress(state.history)
         check_trained(state.history)
@@ -165,8 +165,7 @@ class Rounds:
             notes=notes,
             absent=ready.refused,
         )
-        self._checkpoints.save(state)
-        return state
+        return self._checkpoints.save(state)
 
     def _round(self, state: RunState) -> RunState:
         number = state.round + 1
@@ -181,7 +180,7 @@ class Rounds:
             state,
             round=number,
             weights=weights,
-            history=(*state.history, replace(record, notes=notes)),
+            history=History.of(state.history).then(replace(record, notes=notes)),
             strategy=strategy_state(self._strategy),
             absent={},
         )

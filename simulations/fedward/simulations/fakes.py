@@ -24,7 +24,8 @@ from fedward.common.preprocess import Transform
 from fedward.common.study.schema import Study
 from fedward.common.table import MISSING, FeatureTable
 from fedward.common.tensors import Weights
-from fedward.server.checkpoints import RoundRecord, RunState
+from fedward.server.checkpoints import RunState
+from fedward.server.history import RoundRecord
 from fedward.simulations.arms import make_site
 
 BOUND = 4.0
@@ -199,10 +200,11 @@ class MemoryCheckpoints:
     def __init__(self) -> None:
         self.states: list[RunState] = []
 
-    def save(self, state: RunState) -> None:
+    def save(self, state: RunState) -> RunState:
         """Keep it; the next round goes on changing what the strategy remembers."""
         strategy = {key: value.copy() for key, value in state.strategy.items()}
         self.states.append(replace(state, strategy=strategy))
+        return state
 
     def newest(self) -> RunState | None:
         """The last one."""

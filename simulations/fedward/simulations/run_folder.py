@@ -3,7 +3,7 @@
 OUT/checkpoints/lock               held while a run lasts; empty
 OUT/checkpoints/simulation.sha256  which study and seed the checkpoints belong to
 OUT/checkpoints/data.sha256        which data: a digest for each site
-OUT/checkpoints/<arm>/             states after rounds
+OUT/checkpoints/<arm>/             states after rounds, and what happened in them
 OUT/cache/<site>/                  decoded pictures
 """
 
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from fedward.common.errors import DataError, OutputError, StudyError
 from fedward.common.files import output_error, read_bytes, remove_leftovers, write_atomic
+from fedward.server.checkpoints import HISTORY
 
 _OTHER_RUN = "continue with the study file and --seed it was started with, or choose another --out"
 
@@ -159,5 +160,5 @@ class RunFolder:
 
 def _clear(folder: Path) -> None:
     """Remove the checkpoints of an earlier experiment, and nothing else."""
-    for path in sorted(folder.glob("*/round-*.safetensors")):
+    for path in sorted([*folder.glob("*/round-*.safetensors"), *folder.glob(f"*/{HISTORY}")]):
         path.unlink()

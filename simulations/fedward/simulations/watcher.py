@@ -19,7 +19,8 @@ from fedward.common.metrics import evaluate, exact_counts
 from fedward.common.preprocess import Transform
 from fedward.common.study.schema import Study
 from fedward.common.tensors import Weights
-from fedward.server.checkpoints import RoundRecord, RunState
+from fedward.server.checkpoints import RunState
+from fedward.server.history import RoundRecord
 
 OVERALL = "overall"
 MOST_SITES = 50
