@@ -104,7 +104,22 @@ def test_a_long_session_stays_small() -> None:
     site, server = pair()
     for message in probes(site, 5 * WINDOW):
         server.open(message)
-    assert len(server._seen) <= 2 * WINDOW + 1
+    assert server._seen.bit_length() <= WINDOW
+
+
+@pytest.mark.parametrize("number", [WINDOW + 2, 2 * WINDOW, 1 << 40, (1 << 64) - 1])
+def test_a_number_may_be_far_ahead(number: int) -> None:
+    """It costs no memory; what it overtook by more than the window is refused."""
+    site, server = pair()
+    first, second = probes(site, 2)
+    server.open(first)
+    site._sent = number - 1
+    (ahead,) = probes(site, 1)
+    server.open(ahead)
+    for message in (first, second, ahead):
+        with pytest.raises(LinkError, match="was here before"):
+            server.open(message)
+    assert server._seen.bit_length() <= WINDOW
 
 
 def test_numbers_are_used_once_by_threads() -> None:

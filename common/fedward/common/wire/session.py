@@ -23,6 +23,7 @@ HALF = 16
 """Bytes of a session's name that each side chooses."""
 WINDOW = 1024
 """How far a message may be overtaken."""
+_ALL = (1 << WINDOW) - 1
 
 
 def half() -> bytes:
@@ -70,7 +71,7 @@ class Session:
         self._lock = threading.Lock()
         self._sent = 0
         self._highest = 0
-        self._seen: set[int] = set()
+        self._seen = 0  # bit n: number highest - n was here
 
     def small(self, kind: str, body: dict[str, Any], **fields: Any) -> Signed:
         """A signed small message; `fields` are further ones of `Header`."""
@@ -118,13 +119,13 @@ class Session:
 
     def _accept(self, number: int) -> None:
         with self._lock:
-            if number <= max(0, self._highest - WINDOW) or number in self._seen:
+            ahead = number - self._highest
+            if number <= 0 or ahead <= -WINDOW or (ahead <= 0 and self._seen >> -ahead & 1):
                 raise LinkError("a message was here before", hint=_HINT)
-            self._seen.add(number)
-            if number > self._highest:
-                self._highest = number
-                if len(self._seen) > 2 * WINDOW:
-                    self._seen = {n for n in self._seen if n > number - WINDOW}
+            if ahead > 0:
+                self._seen = (self._seen << ahead & _ALL) if ahead < WINDOW else 0
+                self._highest, ahead = number, 0
+            self._seen |= 1 << -ahead
 
 
 _HINT = "greet the server again"

@@ -28,7 +28,7 @@ from fedward.server.link.tasks import Answer, Task
 LATE = "no answer before the deadline"
 _LOOK_S = 0.25
 """How often a collecting run looks who is absent, and whether it should stop."""
-_REMEMBERED = 1000
+_REMEMBERED = 256
 """How many closed tasks are still known by name, to say what a late reply belonged to."""
 
 
