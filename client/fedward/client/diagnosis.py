@@ -92,7 +92,7 @@ class SiteDiagnosis:
     def keys(self) -> str:
         """Both secret files: there, and nobody else's."""
         spoken = self._key.public.fingerprint[:16]
-        self._folder.load_patients_key()
+        self._folder.load_patients_key(self._passphrase)
         return f"only their owner may read them; fingerprint {spoken}…"
 
     def certificate(self) -> str | Advice:
@@ -232,7 +232,9 @@ class SiteDiagnosis:
         offers = kept_offers(self._folder.studies)
         for name in offers:
             study = kept_study(self._folder.studies, name)
-            report = check_quality(study, config, key=self._folder.load_patients_key())
+            report = check_quality(
+                study, config, key=self._folder.load_patients_key(self._passphrase)
+            )
             if not report.usable:
                 raise DataError(
                     f"study {study.study.name} refuses these data: {report.problems[0]}",

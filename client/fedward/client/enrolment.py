@@ -27,9 +27,8 @@ from fedward.common.identity.keys import PrivateKey
 from fedward.common.identity.names import check_name
 from fedward.common.identity.requests import make_request
 from fedward.common.identity.roster_file import RosterFile
+from fedward.common.identity.secret_file import SECRET_BYTES, save_secret
 from fedward.common.settings import fill
-
-PATIENTS_KEY_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def request_beside(path: Path, site: str) -> Path:
 
 def _make_keys(folder: SiteFolder, passphrase: str | None) -> PrivateKey:
     if not folder.patients_key.exists():
-        write_atomic(folder.patients_key, secrets.token_bytes(PATIENTS_KEY_BYTES), private=True)
+        save_secret(folder.patients_key, secrets.token_bytes(SECRET_BYTES), passphrase)
     if folder.key.exists():
         return PrivateKey.load(folder.key, passphrase)
     key = PrivateKey.generate()

@@ -20,10 +20,11 @@ from fedward.client.settings import ClientSettings
 from fedward.common.audit.log import AuditLog
 from fedward.common.errors import IdentityError, StateError
 from fedward.common.files import private_folder, read_bytes
-from fedward.common.identity.keys import PrivateKey, PublicKey, read_secret
+from fedward.common.identity.keys import PrivateKey, PublicKey
 from fedward.common.identity.own import Identity
 from fedward.common.identity.requests import read_request
 from fedward.common.identity.roster_file import RosterFile
+from fedward.common.identity.secret_file import load_secret
 from fedward.common.settings import load_settings
 
 _INSTALL = "install what the coordinator sent: `fedward client install`"
@@ -202,18 +203,14 @@ class SiteFolder:
         hint = "restore it from a backup"
         return read_request(read_bytes(self.request, error=IdentityError, hint=hint)).public_key
 
-    def load_patients_key(self) -> bytes:
+    def load_patients_key(self, passphrase: str | None = None) -> bytes:
         """See `patients_key`.
 
         Raises:
-            IdentityError: it is missing, others may read it, or it is too short.
+            IdentityError: it is missing, others may read it, it is too short, or the passphrase is
+                wrong.
         """
-        key = read_secret(self.patients_key)
-        if len(key) < 32:
-            raise IdentityError(
-                f"{self.patients_key.name} is too short", hint="restore it from a backup"
-            )
-        return key
+        return load_secret(self.patients_key, passphrase)
 
     def load_identity(self, passphrase: str | None = None) -> Identity:
         """The site's key and certificates.

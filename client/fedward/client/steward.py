@@ -7,7 +7,7 @@ Everything here happens in the site's folder and stays there. The commands of
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -40,14 +40,16 @@ class Office:
         home: the folder.
         policy: as it is now.
         decisions: so far.
+        passphrase: of the key files.
     """
 
     home: SiteFolder
     policy: Policy
     decisions: Decisions
+    passphrase: str | None = field(default=None, repr=False)
 
     @classmethod
-    def open(cls, path: Path) -> Office:
+    def open(cls, path: Path, passphrase: str | None = None) -> Office:
         """Open a site's folder.
 
         Raises:
@@ -56,7 +58,7 @@ class Office:
         home = SiteFolder.open(path)
         private_folder(home.decisions)
         decisions = Decisions(home.decisions, home.load_public_key())
-        return cls(home, load_policy(home.policy_file), decisions)
+        return cls(home, load_policy(home.policy_file), decisions, passphrase)
 
     def offered(self) -> dict[str, Study]:
         """Studies that were offered, by hash."""
@@ -92,8 +94,9 @@ class Office:
 
         Raises:
             DataError: the data cannot be used for it.
+            IdentityError: the key that hashes patients cannot be read.
         """
-        key = self.home.load_patients_key()
+        key = self.home.load_patients_key(self.passphrase)
         config = load_site_config(self.home.site_file)
         cache = self.home.state / "cache"
         cohort = load_cohort(study, config, key=key, identify=True, cache=cache)

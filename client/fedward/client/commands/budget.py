@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedward.common.commands import AsJson, new_app, print_json
-from fedward.common.errors import DataError, PrivacyError, StateError, StudyError
+from fedward.common.commands import AsJson, PassphraseFile, new_app, passphrase_from, print_json
+from fedward.common.errors import (
+    DataError,
+    IdentityError,
+    PrivacyError,
+    StateError,
+    StudyError,
+)
 from fedward.common.exit_codes import exit_codes_help
 
 if TYPE_CHECKING:
@@ -35,7 +41,7 @@ Examples:
   fedward client budget north
   fedward client budget north --study heart-disease
 """,
-    epilog=exit_codes_help(StudyError, DataError, PrivacyError, StateError),
+    epilog=exit_codes_help(StudyError, DataError, PrivacyError, IdentityError, StateError),
 )
 def budget(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The site's folder.")],
@@ -43,6 +49,7 @@ def budget(
         str | None,
         typer.Option("--study", metavar="STUDY", help="Also: what a run of it would cost."),
     ] = None,
+    passphrase_file: PassphraseFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the ledger's report, and a forecast if asked for."""
@@ -51,7 +58,7 @@ def budget(
     from fedward.client.ledger.admission import checked_epsilon
     from fedward.client.steward import Office, foresee
 
-    office = Office.open(folder)
+    office = Office.open(folder, passphrase_from(passphrase_file))
     caps, expected, study = office.policy.caps, None, None
     with Ledger(office.home.ledger) as ledger:
         found = report(ledger, caps.delta, checked_epsilon)

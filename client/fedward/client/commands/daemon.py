@@ -71,7 +71,7 @@ async def _serve(home: SiteFolder, passphrase: str | None) -> None:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await serve(home, home.load_identity(passphrase), stop=stop)
+    await serve(home, home.load_identity(passphrase), stop=stop, passphrase=passphrase)
 
 
 @app.command(

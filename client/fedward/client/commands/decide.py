@@ -57,9 +57,9 @@ def approve(
     """Record an approval."""
     from fedward.client import steward
 
-    office = steward.Office.open(folder)
+    office = steward.Office.open(folder, passphrase_from(passphrase_file))
     study = office.find(study_name)
-    signer = office.home.load_key(passphrase_from(passphrase_file))
+    signer = office.home.load_key(office.passphrase)
     made, status = steward.approve(office, study, signer, by=by, reason=reason, now=local_now())
     if as_json:
         print_json({"decision": made.model_dump(mode="json"), "status": status.to_dict()})
@@ -130,9 +130,9 @@ def _end(
 ) -> None:
     from fedward.client import steward
 
-    office = steward.Office.open(folder)
+    office = steward.Office.open(folder, passphrase_from(passphrase_file))
     study = office.find(study_name)
-    signer = office.home.load_key(passphrase_from(passphrase_file))
+    signer = office.home.load_key(office.passphrase)
     made, status = steward.decide(office, study, signer, decision, by=by, reason=reason)
     if as_json:
         print_json({"decision": made.model_dump(mode="json"), "status": status.to_dict()})

@@ -28,7 +28,7 @@ app = new_app()
 
 Makes two secret keys that never leave this machine: one proves who this site is, the other turns
 patients' identifiers into codes. BACK UP THE FOLDER identity to a safe place. Give a passphrase to
-have the first key's file encrypted; the daemon then needs it to start.
+have both files encrypted; the daemon then needs it to start, and so do the stewards' commands.
 
 Send NAME.csr, which holds no secret, to the coordinator. They will call: read out the fingerprint
 that is printed here.

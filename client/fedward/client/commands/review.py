@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedward.common.commands import AsJson, new_app, print_json
+from fedward.common.commands import AsJson, PassphraseFile, new_app, passphrase_from, print_json
 from fedward.common.errors import (
     DataError,
     FedwardError,
+    IdentityError,
     PrivacyError,
     StateError,
     StudyError,
@@ -86,16 +87,21 @@ was run here. Reads the data; changes and sends nothing.
 Example:
   fedward client review north heart-disease
 """,
-    epilog=exit_codes_help(StudyError, StateError),
+    epilog=exit_codes_help(StudyError, IdentityError, StateError),
 )
-def review(folder: Folder, study_name: StudyName, as_json: AsJson = False) -> None:
+def review(
+    folder: Folder,
+    study_name: StudyName,
+    passphrase_file: PassphraseFile = None,
+    as_json: AsJson = False,
+) -> None:
     """Print chapters, findings, cost and status."""
     from fedward.client.policy import check
     from fedward.client.steward import Office, count_runs
     from fedward.common.study import study_hash
     from fedward.common.study.describe import Chapter, describe
 
-    office = Office.open(folder)
+    office = Office.open(folder, passphrase_from(passphrase_file))
     study = office.find(study_name)
     chapters = describe(study)
     findings = check(office.policy, study, local_now())
@@ -143,9 +149,16 @@ it stays at the site.
 Example:
   fedward client dry-run north heart-disease
 """,
-    epilog=exit_codes_help(StudyError, DataError, PrivacyError, TrainingError, StateError),
+    epilog=exit_codes_help(
+        StudyError, DataError, PrivacyError, TrainingError, IdentityError, StateError
+    ),
 )
-def dry_run(folder: Folder, study_name: StudyName, as_json: AsJson = False) -> None:
+def dry_run(
+    folder: Folder,
+    study_name: StudyName,
+    passphrase_file: PassphraseFile = None,
+    as_json: AsJson = False,
+) -> None:
     """Quality report, then one step in this process."""
     from fedward.client.commands.check_data import show_report
     from fedward.client.dry_run import NOTICE
@@ -155,10 +168,10 @@ def dry_run(folder: Folder, study_name: StudyName, as_json: AsJson = False) -> N
     from fedward.client.steward import Office
     from fedward.common.privacy.randomness import SecureRandomness
 
-    office = Office.open(folder)
+    office = Office.open(folder, passphrase_from(passphrase_file))
     study = office.find(study_name)
     config = load_site_config(office.home.site_file)
-    report = check_quality(study, config, key=office.home.load_patients_key())
+    report = check_quality(study, config, key=office.home.load_patients_key(office.passphrase))
     if not as_json:
         show_report(report)
     if not report.usable:

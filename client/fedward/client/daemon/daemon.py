@@ -176,7 +176,8 @@ class Daemon:
         # Before anything is paid for, the gate looks at what is asked.
         await asyncio.to_thread(self._check_task, study, question)
         self._outbox.ask(work, asked.action)
-        load = Load(str(self._place.folder), asked.study, asked.run, self._place.threads)
+        place = self._place
+        load = Load(str(place.folder), asked.study, asked.run, place.threads, place.patients_key)
         task = Do(asked.key, str(asked.body), asked.action, asked.round, str(work))
         done = await self._pool.do(load, task)
         self._allowed(asked)  # it may have been withdrawn meanwhile

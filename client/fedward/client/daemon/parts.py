@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fedward.client.daemon.seams import Place
 from fedward.client.home import SiteFolder
 from fedward.client.link.connection import Endpoint
 from fedward.client.link.settings import LinkSettings
 from fedward.client.worker.pool import Pool, PoolLimits
 from fedward.client.worker.process import Limits
 from fedward.common.files import private_folder
+from fedward.common.identity.secret_file import secret_is_encrypted
 
 
 def link_settings(home: SiteFolder) -> LinkSettings:
@@ -27,6 +29,19 @@ def link_settings(home: SiteFolder) -> LinkSettings:
         first_wait_s=settings.retry_s,
         longest_wait_s=settings.longest_retry_s,
     )
+
+
+def place(home: SiteFolder, passphrase: str | None = None) -> Place:
+    """Where the daemon works.
+
+    Raises:
+        IdentityError: the key that hashes patients is encrypted, and not with this passphrase.
+    """
+    key = ""
+    if home.patients_key.exists() and secret_is_encrypted(home.patients_key):
+        key = home.load_patients_key(passphrase).hex()
+    settings = home.settings
+    return Place(settings.site.name, home.path, home.studies, settings.worker.threads, key)
 
 
 def pool(home: SiteFolder) -> Pool:

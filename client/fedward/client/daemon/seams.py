@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -64,12 +64,14 @@ class Place:
         folder: of the site.
         studies: folder of the offered studies.
         threads: that a training process may use.
+        patients_key: what a training process is given of it, see `worker.protocol.Load`.
     """
 
     site: str
     folder: Path
     studies: Path
     threads: int = 1
+    patients_key: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)

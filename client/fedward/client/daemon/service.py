@@ -22,7 +22,7 @@ from fedward.client.daemon.changes import Changes, recorded
 from fedward.client.daemon.daemon import Daemon
 from fedward.client.daemon.desk import Desk
 from fedward.client.daemon.ending import ended, over
-from fedward.client.daemon.parts import link_settings, pool, watched
+from fedward.client.daemon.parts import link_settings, place, pool, watched
 from fedward.client.daemon.record import Record
 from fedward.client.daemon.remembered import DECISIONS, LEDGER, last_end
 from fedward.client.daemon.rules import SiteRules
@@ -59,10 +59,20 @@ class Service:
         identity: the site's key and certificates.
         audit: the site's log, open.
         account: the site's ledger, open.
+        passphrase: of the key that hashes patients.
+
+    Raises:
+        IdentityError: the passphrase does not open it.
     """
 
     def __init__(
-        self, home: SiteFolder, identity: Identity, *, audit: AuditLog, account: Account
+        self,
+        home: SiteFolder,
+        identity: Identity,
+        *,
+        audit: AuditLog,
+        account: Account,
+        passphrase: str | None = None,
     ) -> None:
         self._home = home
         self._identity = identity
@@ -77,17 +87,16 @@ class Service:
         self._pool = pool(home)
         self._rules = SiteRules(home, identity.key, now=lambda: datetime.now().astimezone())
         self._outbox = Outbox(home.outbox)
-        self._daemon = self._make_daemon()
+        self._daemon = self._make_daemon(place(home, passphrase))
         self._link = self._make_link()
         self._desk = self._make_desk()
         self._watch = self._make_watch()
 
     # --- parts ------------------------------------------------------------------------------------
 
-    def _make_daemon(self) -> Daemon:
-        home = self._home
+    def _make_daemon(self, where: Place) -> Daemon:
         return Daemon(
-            Place(home.settings.site.name, home.path, home.studies, home.settings.worker.threads),
+            where,
             rules=self._rules,
             pool=self._pool,
             outbox=self._outbox,
@@ -295,8 +304,16 @@ async def serve(
     *,
     stop: asyncio.Event,
     notifier: Notifier | None = None,
+    passphrase: str | None = None,
 ) -> None:
     """Run a site's daemon until `stop` is set.
+
+    Args:
+        home: the site's folder.
+        identity: the site's key and certificates.
+        stop: ends it.
+        notifier: tells systemd.
+        passphrase: of the key that hashes patients, if its file is encrypted.
 
     Raises:
         StateError: another one runs on this folder, or log or ledger are not what they were.
@@ -310,7 +327,7 @@ async def serve(
         audit = stack.enter_context(home.open_audit_log(identity.key))
         account = Account(home.ledger)
         stack.callback(account.close)
-        service = Service(home, identity, audit=audit, account=account)
+        service = Service(home, identity, audit=audit, account=account, passphrase=passphrase)
         monitoring = service.monitoring()
         if monitoring is not None:
             await monitoring.start()

@@ -21,9 +21,9 @@ from flwr.app import Context, Error, Message
 
 from fedward.client.daemon.account import Account
 from fedward.client.daemon.daemon import Daemon
+from fedward.client.daemon.parts import place
 from fedward.client.daemon.record import Record
 from fedward.client.daemon.rules import SiteRules
-from fedward.client.daemon.seams import Place
 from fedward.client.home import SiteFolder
 from fedward.client.link.assignments import Assignment
 from fedward.client.outbox import Outbox, write_durably
@@ -35,6 +35,7 @@ from fedward.client.worker.trainer import Trainer
 from fedward.common import records
 from fedward.common.errors import FedwardError, RoundError, SiteConfigError
 from fedward.common.files import private_folder
+from fedward.common.identity.keys import find_passphrase
 from fedward.common.lock import held
 from fedward.common.wire.body import Body
 from fedward.common.wire.message import task_key
@@ -76,10 +77,11 @@ def _home(context: Context) -> SiteFolder:
 async def _ask_daemon(home: SiteFolder, message: Message, run: str) -> Path:
     account = Account(home.ledger)
     try:
-        key = home.load_key()
+        passphrase = find_passphrase()
+        key = home.load_key(passphrase)
         with home.open_audit_log(key) as log:
             daemon = Daemon(
-                Place(home.settings.site.name, home.path, home.studies),
+                place(home, passphrase),
                 rules=SiteRules(home, key, now=datetime.now),
                 pool=_Here(),
                 outbox=Outbox(home.outbox),

@@ -73,7 +73,9 @@ class Opened:
         study, config = self.site.study, load_site_config(self._home.site_file)
         dates = _dates(self._home, config)
         if dates != self._dates:
-            check(self._approved, manifest_of(study, *_cohort(self._home, study, config)))
+            check(
+                self._approved, manifest_of(study, *_cohort(self._home, self._load, study, config))
+            )
             self._dates = dates
 
     def check_caps(self) -> None:
@@ -117,7 +119,7 @@ def open_site(load: Load) -> Opened:
             hint="write the name of client.toml into [site] of site.toml",
         )
     dates = _dates(home, config)  # before the data are read: what changes meanwhile is seen later
-    cohort, key = _cohort(home, study, config)
+    cohort, key = _cohort(home, load, study, config)
     check(approved, manifest_of(study, cohort, key))
     ledger = Ledger(home.ledger)
     policy = load_policy(home.policy_file)
@@ -176,8 +178,9 @@ def randomness_for(study: Study, site: str) -> RandomnessFor:
     return secure if study.private else seeded
 
 
-def _cohort(home: SiteFolder, study: Study, config: SiteConfig) -> tuple[Cohort, bytes]:
-    key = home.load_patients_key()
+def _cohort(home: SiteFolder, load: Load, study: Study, config: SiteConfig) -> tuple[Cohort, bytes]:
+    # Only the daemon knows the passphrase: whoever opens the site's own key is no trainer.
+    key = bytes.fromhex(load.patients_key) or home.load_patients_key()
     return load_cohort(study, config, key=key, identify=True, cache=home.state / "cache"), key
 
 

@@ -28,6 +28,7 @@ from fedward.client.worker.protocol import (
 )
 from fedward.common.errors import TrainingError
 from fedward.common.files import output_error
+from fedward.common.identity.keys import PASSPHRASE_VARIABLE
 
 _LOOK_S = 0.2
 """Between two looks at a worker's memory."""
@@ -203,6 +204,7 @@ async def _spawn(limits: Limits, log: Path, answers: int) -> asyncio.subprocess.
         "FLWR_DISABLE_UPDATE_CHECK": "1",
     }
     environment.pop("NOTIFY_SOCKET", None)  # the daemon speaks for itself
+    environment.pop(PASSPHRASE_VARIABLE, None)  # and signs for itself
     command = [sys.executable, "-P", "-m", "fedward.client.worker"]
     given = {"--parent": os.getpid(), "--answers": answers, "--nice": limits.nice}
     for option, value in given.items():

@@ -10,7 +10,7 @@ decided by the daemon (`telling`).
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,12 +31,14 @@ class Load:
         study: hash.
         run: name of the run.
         threads: that may compute at once.
+        patients_key: hexadecimal; empty if the site's file of it is not encrypted and can be read.
     """
 
     folder: str
     study: str
     run: str
     threads: int = 1
+    patients_key: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)

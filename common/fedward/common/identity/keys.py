@@ -33,6 +33,8 @@ from fedward.common.files import private_folder, write_atomic
 SHORTEST_PASSPHRASE = 12
 """Characters: the key derivation of PKCS#8 files alone does not protect a short one."""
 PASSPHRASE_VARIABLE = "FEDWARD_PASSPHRASE"  # noqa: S105  (a name)
+GIVE_PASSPHRASE = f"set {PASSPHRASE_VARIABLE} or give --passphrase-file"
+"""What to do about a file that is encrypted."""
 
 _SCHEME = ec.ECDSA(hashes.SHA256())
 _PEM = serialization.Encoding.PEM
@@ -123,11 +125,11 @@ class PrivateKey:
                 it is no private key on P-256.
         """
         data = read_secret(path)
-        secret = passphrase.encode() if passphrase and b"ENCRYPTED" in data else None
+        secret = passphrase.encode() if passphrase and is_encrypted(data) else None
         try:
             key = serialization.load_pem_private_key(data, secret)
         except TypeError as error:
-            raise IdentityError(f"{path.name} is encrypted", hint=_GIVE_PASSPHRASE) from error
+            raise IdentityError(f"{path.name} is encrypted", hint=GIVE_PASSPHRASE) from error
         except (ValueError, UnsupportedAlgorithm) as error:
             problem = f"the passphrase does not open {path.name}" if secret else "no key is in "
             raise IdentityError(
@@ -145,10 +147,7 @@ class PrivateKey:
             IdentityError: the passphrase is too short.
             OutputError: the disk refuses.
         """
-        if passphrase is not None and len(passphrase) < SHORTEST_PASSPHRASE:
-            raise IdentityError(
-                "the passphrase is too short", hint=f"use {SHORTEST_PASSPHRASE} characters or more"
-            )
+        check_passphrase(passphrase)
         private_folder(path.parent)
         write_atomic(path, self._encode(passphrase), private=True)
 
@@ -169,6 +168,23 @@ class PrivateKey:
 
     def __repr__(self) -> str:
         return f"PrivateKey({self.public.fingerprint[:16]}…)"
+
+
+def check_passphrase(passphrase: str | None) -> None:
+    """Return if a new file may be encrypted with it, or if there is none.
+
+    Raises:
+        IdentityError: it is too short.
+    """
+    if passphrase is not None and len(passphrase) < SHORTEST_PASSPHRASE:
+        raise IdentityError(
+            "the passphrase is too short", hint=f"use {SHORTEST_PASSPHRASE} characters or more"
+        )
+
+
+def is_encrypted(data: bytes) -> bool:
+    """Whether the content of a key file needs a passphrase."""
+    return data.startswith(b"-----BEGIN") and b"ENCRYPTED" in data
 
 
 def find_passphrase(file: Path | None = None) -> str | None:
@@ -197,9 +213,6 @@ def same_fingerprint(given: str, fingerprint: str) -> bool:
     """
     plain = "".join(c for c in given.lower() if c not in " :-\t\r\n")
     return hmac.compare_digest(plain.encode(), fingerprint.encode())
-
-
-_GIVE_PASSPHRASE = f"set {PASSPHRASE_VARIABLE} or give --passphrase-file"
 
 
 def read_secret(path: Path) -> bytes:
