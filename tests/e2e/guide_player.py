@@ -3,7 +3,8 @@
 What a block is, its first line says (readers see only the first word, as highlighting):
 
     ```console          commands after `$ `, each with the output that it must give
-    ```console until    the same, repeated until the output is as shown: what readers wait for
+    ```console until    the same, repeated until the output is as shown: what readers wait for;
+                        only commands that look, and change nothing
     ```console daemon   one command that goes on; the lines shown must appear, and it stays
     ```sh systemd       needs systemd and an administrator: only the units' names are checked
     ```toml write=FILE  what the reader puts into FILE
@@ -41,6 +42,9 @@ _PIECE = re.compile(
     re.M | re.S,
 )
 _SPOKEN = re.compile(r"(?:[0-9a-f]{4} ){15}[0-9a-f]{4}")
+_LOOKS = re.compile(
+    r"fedward (server (status|runs|run-show|roster)|client (status|studies|budget)) "
+)
 _COMMAND_S = 300.0
 _WAIT_S = 240.0
 _LOOK_S = 0.5
@@ -223,6 +227,9 @@ class Player:
             )
 
     def _repeat(self, wanted: list[Command], place: str) -> None:
+        for command in wanted:
+            if not _LOOKS.match(command.line):
+                raise NotAsShownError(f"$ {command.line}\nis not repeated: it does more than look")
         end = time.monotonic() + _WAIT_S
         while True:
             try:

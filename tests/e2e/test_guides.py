@@ -143,6 +143,7 @@ def test_outputs_are_compared(shown: str, printed: str, same: bool) -> None:
         ("```console\n$ fedward study chek x.toml\n```", "ends with 2"),
         ("```console\n$ fedward --version\nfedward 0.0.0\n```", "but prints"),
         ("```console\n$ fedward --version\nerror: …\n```", "ends with 0"),
+        ("```console until\n$ fedward client init --dir x --site x\n```", "more than look"),
         ("```python\nprint()\n```", "nobody knows"),
         ("```toml part=server.toml\n[server]\nhots = 'x'\n```", "hots"),
         ("```sh systemd\nsystemctl enable fedward-sever\n```", "fedward-sever"),
