@@ -94,6 +94,8 @@ def check_release(town: Town, study: Offered, run: str) -> None:
 
 def check_site(town: Town, site: str, run: str) -> None:
     folder = town.site(site)
+    # The training process is gone already; the daemon writes that down the next time it looks.
+    town.until(lambda: town.status(site)["runs_warm"] == [], LIMIT_S)
     status = command("client", "status", folder)
     assert status["running"]
     assert status["runs"][run]["round"] == 3
