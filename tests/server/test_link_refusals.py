@@ -30,7 +30,7 @@ from tests.server.link_client import (
     with_fields,
 )
 
-from fedward.common.errors import IdentityError
+from fedward.common.errors import IdentityError, LinkError
 from fedward.common.identity import Authority, Member, PrivateKey, issue, make_issuer, make_root
 from fedward.common.wire import kinds
 from fedward.common.wire.link_pb2 import Chunk, Header, Part, Range
@@ -594,6 +594,40 @@ def test_too_many_calls(tmp_path: Path) -> None:
 
     limits = Limits(calls_per_s=0.001, burst=10)
     attack(tmp_path, case, reason="too many calls of north", limits=limits)
+
+
+@pytest.mark.parametrize("kind", [kinds.RENEW, kinds.DECIDE])
+def test_too_many_dear_questions(kind: str, tmp_path: Path) -> None:
+    async def case(up: Running) -> None:
+        async with up.site() as north, up.site("south") as south:
+            await north.greet()
+            said = [await north.ask(kind) for _ in range(3)]
+            assert [of for of, _ in said] == [kind, kind, kinds.REFUSAL]
+            assert said[2][1]["code"] == LinkError.exit_code
+            assert said[2][1]["hint"] == "at most 2 times an hour"
+            # Nothing else is held up by that, and nobody else.
+            assert (await north.ask(kinds.STUDIES))[0] == kinds.STUDIES
+            await south.greet()
+            assert (await south.ask(kind))[0] == kind
+
+    limits = Limits(hourly={kinds.RENEW: 2, kinds.DECIDE: 2})
+    attack(tmp_path, case, reason=f"north asks too often to {kind}", limits=limits)
+
+
+def test_dear_questions_come_back_within_the_hour() -> None:
+    now = [0.0]
+    allowance = Allowance(Limits(hourly={kinds.RENEW: 2}), clock=lambda: now[0])
+    for _ in range(2):
+        allowance.one_question("north", kinds.RENEW)
+    with pytest.raises(BusyError, match="asks too often to renew"):
+        allowance.one_question("north", kinds.RENEW)
+    now[0] = 1799.0
+    with pytest.raises(BusyError):
+        allowance.one_question("north", kinds.RENEW)
+    now[0] = 1801.0
+    allowance.one_question("north", kinds.RENEW)
+    for _ in range(1000):
+        allowance.one_question("north", kinds.STUDIES)
 
 
 def test_too_many_calls_at_once(tmp_path: Path) -> None:

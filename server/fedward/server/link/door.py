@@ -71,6 +71,14 @@ class Door:
         """A reply that was asked for is here; see `Allowance.give_back`."""
         self._allowance.give_back(peer.name)
 
+    def asks(self, peer: Peer, kind: str) -> None:
+        """Count a question; see `Allowance.one_question`.
+
+        Raises:
+            BusyError: it is one too many of its kind.
+        """
+        self._allowance.one_question(peer.name, kind)
+
     def session(self, peer: Peer, message: Signed) -> SiteSession:
         """The session that a signed message names.
 

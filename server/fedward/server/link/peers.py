@@ -15,7 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -23,6 +23,7 @@ from fedward.common.errors import IdentityError
 from fedward.common.identity.certificates import Certificate, read_certificate
 from fedward.common.identity.keys import PublicKey
 from fedward.common.identity.roster import Member, Roster
+from fedward.common.wire import kinds
 from fedward.common.wire.transport import is_modern
 from fedward.server.link.refusals import BusyError
 
@@ -167,6 +168,13 @@ CALLS_PER_TASK = 4
 """To fetch a task, to ask where its reply goes on, to send that, and one more."""
 
 
+HOURLY: Mapping[str, int] = {kinds.RENEW: 20, kinds.DECIDE: 600}
+"""Questions of a kind that one member may ask in an hour: each costs a signature, or a transaction
+and an entry in the audit log. A site asks for a certificate once an hour at most, and repeats a
+decision that was refused every 15 s."""
+_HOUR_S = 3600.0
+
+
 @dataclass(frozen=True)
 class Limits:
     """How much one member may ask of the server, beside what the server asks for.
@@ -175,18 +183,39 @@ class Limits:
         calls_at_once: calls that are being answered, over all its connections.
         calls_per_s: calls begun, in the long run.
         burst: calls begun at once, after a pause.
+        hourly: questions of a kind in an hour, for those kinds that are dear.
     """
 
     calls_at_once: int = 16
     calls_per_s: float = 20.0
     burst: int = 100
+    hourly: Mapping[str, int] = field(default_factory=lambda: HOURLY)
+
+
+@dataclass
+class _Bucket:
+    """Tokens that come back with time."""
+
+    most: float
+    per_s: float
+    at: float
+    tokens: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tokens = self.most
+
+    def fill(self, now: float) -> float:
+        """How many there are by now."""
+        self.tokens = min(self.most, self.tokens + (now - self.at) * self.per_s)
+        self.at = now
+        return self.tokens
 
 
 @dataclass
 class _Use:
-    tokens: float
-    at: float
+    calls: _Bucket
     running: int = 0
+    kinds: dict[str, _Bucket] = field(default_factory=dict)
 
 
 class Allowance:
@@ -209,23 +238,43 @@ class Allowance:
         Raises:
             BusyError: there are too many.
         """
-        limits, now = self._limits, self._clock()
-        use = self._uses.setdefault(name, _Use(limits.burst, now))
-        use.tokens = min(limits.burst, use.tokens + (now - use.at) * limits.calls_per_s)
-        use.at = now
+        limits, use = self._limits, self._use(name)
         if use.running >= limits.calls_at_once:
             raise BusyError(f"too many calls of {name} at once", hint="wait for some to end")
-        if use.tokens < 1:
+        if use.calls.fill(self._clock()) < 1:
             raise BusyError(f"too many calls of {name}", hint="call less often")
-        use.tokens -= 1
+        use.calls.tokens -= 1
         use.running += 1
         try:
             yield
         finally:
             use.running -= 1
 
+    def one_question(self, name: str, kind: str) -> None:
+        """Count a question, if its kind is a dear one.
+
+        Raises:
+            BusyError: there were too many in the last hour.
+        """
+        most = self._limits.hourly.get(kind)
+        if most is None:
+            return
+        now, known = self._clock(), self._use(name).kinds
+        bucket = known.setdefault(kind, _Bucket(most, most / _HOUR_S, now))
+        if bucket.fill(now) < 1:
+            raise BusyError(
+                f"{name} asks too often to {kind}", hint=f"at most {most} times an hour"
+            )
+        bucket.tokens -= 1
+
     def give_back(self, name: str) -> None:
         """A task is done: what the server asked for is not counted, however fast rounds follow."""
         use = self._uses.get(name)
         if use is not None:
-            use.tokens = min(self._limits.burst, use.tokens + CALLS_PER_TASK)
+            use.calls.tokens = min(use.calls.most, use.calls.tokens + CALLS_PER_TASK)
+
+    def _use(self, name: str) -> _Use:
+        if name not in self._uses:
+            limits = self._limits
+            self._uses[name] = _Use(_Bucket(limits.burst, limits.calls_per_s, self._clock()))
+        return self._uses[name]

@@ -108,6 +108,7 @@ class LinkService(LinkServicer):
         method = self._methods.get(header.kind)
         if method is None:
             raise LinkError(f"a site does not ask for {header.kind}", hint="upgrade both sides")
+        self._door.asks(peer, header.kind)
         question = Question(peer.name, header.kind, body, header, request.SerializeToString())
         return await self._door.aside(method, question)
 
