@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -20,6 +21,12 @@ from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
 _STYPE = "numpy.ndarray"
+
+
+@lru_cache(maxsize=64)
+def dtype_name(dtype: np.dtype[Any]) -> str:
+    """NumPy's name of an element type, which takes it longer than all else about a small array."""
+    return str(dtype)
 
 
 @runtime_checkable
@@ -45,7 +52,7 @@ class ResidentArray(Array):
         shared = np.asarray(values, order="C").view()
         shared.flags.writeable = False
         self.__dict__["_values"] = shared
-        self.dtype = str(shared.dtype)
+        self.dtype = dtype_name(shared.dtype)
         self.shape = tuple(shared.shape)
         self.stype = _STYPE
 

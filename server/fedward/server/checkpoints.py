@@ -24,6 +24,7 @@ from fedward.common.files import output_error, write_atomic
 from fedward.common.tensors import Weights
 from fedward.server import tensor_file
 from fedward.server.history import History, HistoryFile, Mark, RoundRecord
+from fedward.server.model_hash import MODEL, model_hash
 
 _WEIGHTS = "weights/"
 _STRATEGY = "strategy/"
@@ -129,7 +130,8 @@ class CheckpointFolder:
             "history": asdict(history.kept),
         }
         text = json.dumps(rest)
-        pieces = tensor_file.pieces(tensors, {"state": text, "digest": _digest(text, tensors)})
+        digest = _digest(text, _known_hash(state) or model_hash(state.weights), tensors)
+        pieces = tensor_file.pieces(tensors, {"state": text, "digest": digest})
         write_atomic(self._folder / f"round-{state.round:06d}.safetensors", pieces)
         for old in self._files()[:-KEEP]:
             with suppress(OSError):  # one checkpoint too many does no harm
@@ -159,12 +161,23 @@ class CheckpointFolder:
         return sorted(self._folder.glob("round-*.safetensors"))
 
 
+def _known_hash(state: RunState) -> str | None:
+    """The hash of the weights, if the observer has noted it: a large model is hashed once."""
+    last = state.history[-1] if state.history else None
+    if last is None or last.round != state.round:
+        notes = {} if state.round else state.notes
+    else:
+        notes = last.notes
+    found = notes.get(MODEL)
+    return found if isinstance(found, str) else None
+
+
 def _read(path: Path, history: HistoryFile) -> RunState:
     metadata, tensors = tensor_file.read(path)
-    if _digest(metadata["state"], tensors) != metadata["digest"]:
-        raise ValueError("the content is not what was written")
     rest = json.loads(metadata["state"])
     weights = {key: tensors[_WEIGHTS + key] for key in rest["order"]}
+    if _digest(metadata["state"], model_hash(weights), tensors) != metadata["digest"]:
+        raise ValueError("the content is not what was written")
     strategy = {
         key.removeprefix(_STRATEGY): value
         for key, value in tensors.items()
@@ -183,13 +196,20 @@ def _read(path: Path, history: HistoryFile) -> RunState:
     )
 
 
-def _digest(text: str, tensors: Mapping[str, NDArray[Any]]) -> str:
-    """SHA-256 over everything: safetensors itself does not notice a changed value."""
-    found = hashlib.sha256(text.encode())
+def _digest(text: str, model: str, tensors: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 over everything: safetensors itself does not notice a changed value.
+
+    Args:
+        text: of the state.
+        model: hash of the weights, which are float32.
+        tensors: of the file.
+    """
+    found = hashlib.sha256(f"{text}\0{model}".encode())
     for name in sorted(tensors):
         value = np.asarray(tensors[name], order="C")
         found.update(f"{name} {value.dtype.str} {value.shape}".encode())
-        found.update(_bytes(value))
+        if not name.startswith(_WEIGHTS) or value.dtype != np.float32:
+            found.update(_bytes(value))
     return found.hexdigest()
 
 

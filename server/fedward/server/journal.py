@@ -8,12 +8,10 @@ and done again, to the same result.
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from google.protobuf.message import DecodeError
 
 from fedward.common.audit import AuditLog
@@ -23,10 +21,8 @@ from fedward.common.tensors import Weights
 from fedward.common.wire.link_pb2 import Header, Signed
 from fedward.server.checkpoints import RunState
 from fedward.server.history import RoundRecord
+from fedward.server.model_hash import MODEL, model_hash
 from fedward.server.registry import LogHead, Receipt, Registry, Round, State
-
-MODEL = "model"
-"""Note in a checkpoint: SHA-256 of the weights after the round."""
 
 
 class Receipts:
@@ -176,15 +172,6 @@ class Journal:
             model_sha256=model or str(record.notes.get(MODEL, "")),
             heads=heads or {},
         )
-
-
-def model_hash(weights: Weights) -> str:
-    """SHA-256 of names, shapes and values of the weights, hexadecimal; copies nothing."""
-    layout = [[name, list(array.shape)] for name, array in weights.items()]
-    found = hashlib.sha256(json.dumps(layout).encode())
-    for array in weights.values():
-        found.update(np.ascontiguousarray(array, np.dtype("<f4")).data)
-    return found.hexdigest()
 
 
 def read_receipt(evidence: bytes) -> tuple[Receipt, Header]:

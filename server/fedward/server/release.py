@@ -34,7 +34,7 @@ from fedward.common.records import TRAIN
 from fedward.common.statements import RELEASE, Signer, state
 from fedward.common.study import Study, study_hash
 from fedward.server.checkpoints import RunState
-from fedward.server.journal import model_hash
+from fedward.server.model_hash import model_hash
 from fedward.server.registry import Choice, LogHead, Offer, Receipt, Registry, Round, Run
 
 MODEL = "model"

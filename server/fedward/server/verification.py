@@ -29,7 +29,7 @@ from fedward.common.wire.body import Content, body_size
 from fedward.common.wire.kinds import REPLY
 from fedward.common.wire.link_pb2 import Header, Signed
 from fedward.common.wire.message import unseal
-from fedward.server.journal import model_hash
+from fedward.server.model_hash import model_hash
 from fedward.server.release import (
     MANIFEST,
     MODEL,

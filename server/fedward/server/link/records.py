@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fedward.common import records
 from fedward.common.errors import LinkError
 from fedward.common.wire.body import Body, Content, Scalar
-from fedward.server.arrays import same_array
+from fedward.server.arrays import dtype_name, same_array
 
 _STYPE = "numpy.ndarray"
 _HINT = "a message holds arrays, texts and numbers only"
@@ -50,7 +50,7 @@ class LazyArray(Array):
         spec = source.body.specs[name]
         self.__dict__["_source"] = source
         self.__dict__["_name"] = name
-        self.dtype = str(spec.dtype)
+        self.dtype = dtype_name(spec.dtype)
         self.shape = spec.shape
         self.stype = _STYPE
 

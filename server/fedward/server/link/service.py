@@ -116,7 +116,7 @@ class LinkService(LinkServicer):
 def add_service(service: LinkService, server: grpc.aio.Server) -> None:
     """Have a server answer by it; pieces of bodies are not copied on their way through gRPC."""
     add_LinkServicer_to_server(service, server)  # type: ignore[no-untyped-call]
-    own = {
+    own: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "Fetch": grpc.unary_stream_rpc_method_handler(
             service.Fetch, request_deserializer=Range.FromString
         ),
