@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,10 @@ def test_pictures_with_kills_come_to_the_simulation_s_model(tmp_path: Path) -> N
     assert found["fine"]
     assert found["state"] == "released"
     assert found["difference"] <= 1e-6
-    assert len(found["kills"]) == 3
+    # Each kind of kill happened, and before the last round was done.
+    kills = [re.search(r"after round ([01]): killed the (\w+)", kill) for kill in found["kills"]]
+    assert sorted(kill[2] for kill in kills if kill) == ["daemon", "service", "training"]
+    assert len(kills) == 3
     assert set(found["hospitals"].values()) == {"made"}
     assert set(found["verified"].values()) == {"ok"}
     assert (out / "consortium" / "runs" / found["run"] / "release" / "RELEASE.json").is_file()

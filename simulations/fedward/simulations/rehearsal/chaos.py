@@ -4,7 +4,9 @@
 
 The moments are spread over the rounds of the run: each is a round, drawn beforehand, and a fraction
 of a second after its predecessor was checkpointed. So the draw decides what is killed when, and not
-how fast this machine is. What is killed is started again at once, as systemd would.
+how fast this machine is: what is late, because what was killed before took long to start, happens
+at once, and a training process that is not there yet is waited for. If a round goes by without it,
+its daemon is killed instead. What is killed is started again at once, as systemd would.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
+from fedward.client.worker.pool import PoolLimits
 from fedward.common.errors import RoundError
 from fedward.simulations.rehearsal.federation import Federation
 from fedward.simulations.rehearsal.services import Service
@@ -29,8 +32,8 @@ _SHARE = 0.9
 _LONGEST_AFTER_S = 0.3
 """A moment is at most so long after a round's checkpoint."""
 _LOOK_S = 0.01
-_FIND_S = 10.0
-"""How long a training process is waited for that shall be killed."""
+_DEATHS = PoolLimits().retries
+"""As often a training process may be killed in a round: a hospital gives a task up after more."""
 _ATTEMPTS = 3
 """How often a service is started that does not get ready."""
 
@@ -105,7 +108,8 @@ def draw_moments(
 class Chaos:
     """Kills parts of a federation while it runs; in a thread of its own.
 
-    Everything runs again when `stop` returns. What did not happen until then does not happen.
+    Everything runs again when `stop` returns. What did not happen until then does not happen; that
+    is so only if the run ended early, or is too short for so many kills.
 
     Args:
         federation: started, and about to run a study.
@@ -136,24 +140,31 @@ class Chaos:
         self._ending.set()
         self._thread.join()
 
-    @property
-    def done(self) -> bool:
-        """Whether everything has happened."""
-        return len(self.events) == len(self.moments)
+    def problems(self) -> list[str]:
+        """Why not everything happened that was to; to be asked after `stop`."""
+        if self.failure is not None:
+            return [str(self.failure)]
+        if len(self.events) < len(self.moments):
+            happened = f"only {len(self.events)} of {len(self.moments)} kills happened"
+            return [f"{happened}: the run had ended; give the study more rounds"]
+        return []
 
     def _work(self) -> None:
         try:
             for moment in self.moments:
-                if not self._reached(moment.after) or self._ending.wait(moment.wait_s):
+                if not self._came(moment) or not self._kill(moment):
                     return
-                self._kill(moment)
         except RoundError as error:
             self.failure = error
             logger.error("a killed service did not start", extra={"facts": {"error": str(error)}})
 
-    def _reached(self, number: int) -> bool:
-        """Wait until a round is checkpointed; False if the end came first."""
-        while self._round() < number:
+    def _came(self, moment: Moment) -> bool:
+        """Wait for a moment; False if the end came first. One that is late waits for nothing."""
+        while self._round() < moment.after:
+            if self._ending.wait(_LOOK_S):
+                return False
+        due = time.monotonic() + moment.wait_s
+        while time.monotonic() < due and self._round() <= moment.after:
             if self._ending.wait(_LOOK_S):
                 return False
         return not self._ending.is_set()
@@ -162,25 +173,42 @@ class Chaos:
         files = self._federation.consortium.glob("runs/*/checkpoints/round-*.safetensors")
         return max((int(path.stem.removeprefix("round-")) for path in files), default=0)
 
-    def _kill(self, moment: Moment) -> None:
-        service = self._service(moment.name)
+    def _kill(self, moment: Moment) -> bool:
+        """Kill, and start again; False if the end came first."""
+        service, kind, down_s = self._service(moment.name), moment.kind, 0.0
+        if kind == "training" and not self._kill_child(moment.name, service):
+            if self._ending.is_set():
+                return False
+            kind = "daemon"
         after, at_s = self._round(), time.monotonic() - self._begin
-        if moment.kind == "training":
-            if not self._kill_child(service):
-                return
-            down_s = 0.0
-        else:
+        if kind != "training":
             service.kill()
             killed = time.monotonic()
             _start(service)
             down_s = time.monotonic() - killed
-        event = Event(round(at_s, 3), moment.kind, moment.name, after, round(down_s, 3))
+        event = Event(round(at_s, 3), kind, moment.name, after, round(down_s, 3))
         self.events.append(event)
+        return True
 
-    def _kill_child(self, service: Service) -> bool:
-        until = time.monotonic() + _FIND_S
+    def _deaths(self, name: str) -> int:
+        """How often a daemon has lost its training process since its last round, or its start."""
+        now, deaths = self._round(), 0
+        for event in reversed(self.events):
+            if event.after < now or (event.kind, event.name) == ("daemon", name):
+                break
+            deaths += (event.kind, event.name) == ("training", name)
+        return deaths
+
+    def _kill_child(self, name: str, service: Service) -> bool:
+        """Kill a training process; False if it died often enough, there is none, or the end came.
+
+        There is none if a whole round is done without it: this hospital takes no part.
+        """
+        begun = self._round()
+        if self._deaths(name) >= _DEATHS:
+            return False
         while not service.kill_child():
-            if time.monotonic() > until or self._ending.wait(_LOOK_S):
+            if self._round() > begun + 1 or self._ending.wait(_LOOK_S):
                 return False
         return True
 

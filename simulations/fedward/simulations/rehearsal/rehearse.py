@@ -22,7 +22,7 @@ from fedward.server.flower_app import Unwatched, build_server_app
 from fedward.server.rounds import Outcome
 from fedward.simulations.arms import make_sites
 from fedward.simulations.engines.loop import run_in_loop
-from fedward.simulations.rehearsal.chaos import Chaos, Event
+from fedward.simulations.rehearsal.chaos import Chaos
 from fedward.simulations.rehearsal.federation import Federation, command
 from fedward.simulations.rehearsal.hospitals import Hospital, prepare_hospitals
 
@@ -133,23 +133,20 @@ def rehearse(plan: Plan, said: Said) -> Rehearsed:
             federation.approve(hospital.name)
         said("submitted and approved everywhere")
         begun = time.monotonic()
-        with _chaos(federation, plan) as events:
+        with _chaos(federation, plan) as chaos:
             ended = _follow(federation, said, plan.kills)
         seconds = time.monotonic() - begun
         federation.settle()
-    return _judge(federation, ended, [str(event) for event in events], seconds)
+    return _judge(federation, ended, chaos, seconds)
 
 
 @contextmanager
-def _chaos(federation: Federation, plan: Plan) -> Iterator[Sequence[Event]]:
+def _chaos(federation: Federation, plan: Plan) -> Iterator[Chaos]:
     """Kill as many things as planned meanwhile; everything runs again afterwards."""
-    if not plan.kills:
-        yield ()
-        return
     chaos = Chaos(federation, seed=plan.seed, kills=plan.kills)
     chaos.start()
     try:
-        yield chaos.events
+        yield chaos
     finally:
         chaos.stop()
 
@@ -184,7 +181,7 @@ def _follow(federation: Federation, said: Said, kills: int) -> dict[str, Any]:
 
 
 def _judge(
-    federation: Federation, ended: dict[str, Any], kills: Sequence[str], seconds: float
+    federation: Federation, ended: dict[str, Any], chaos: Chaos, seconds: float
 ) -> Rehearsed:
     run = str(ended["run"])
     released = ended["state"] == "released"
@@ -192,6 +189,7 @@ def _judge(
     difference = _difference(federation, run) if released and not epsilon else None
     verified = _verify(federation, run, released=released)
     problems = [f"{what}: {word}" for what, word in verified.items() if word != "ok"]
+    problems += chaos.problems()
     if not released:
         problems.append(f"the run {ended['state']}: {ended['reason']}")
     if difference is not None and not difference <= 1e-6:
@@ -210,7 +208,7 @@ def _judge(
         epsilon=epsilon,
         difference=difference,
         verified=verified,
-        kills=kills,
+        kills=[str(event) for event in chaos.events],
         seconds=seconds,
         folder=str(federation.folder),
         problems=problems,
