@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -90,6 +91,7 @@ class Server:
         self.offers: list[dict[str, Any]] = [
             {"offer": consortium.offer(STUDY).decode(), "state": "offered", "choice": None}
         ]
+        self.over: Any = {}
         self.decisions: list[str] = []
         self.refuses = False
 
@@ -97,7 +99,7 @@ class Server:
         if self.refuses:
             raise LinkError("no", hint="x")
         if kind == kinds.STUDIES:
-            return {"studies": self.offers}
+            return {"studies": self.offers, "over": self.over}
         if kind == kinds.DECIDE:
             self.decisions.append(body["decision"])
             return {}
@@ -198,6 +200,26 @@ def test_a_decision_is_told_until_the_server_has_it(
         monkeypatch.setattr(Stewards, "choice", "withdraw")
         assert asyncio.run(desk.once())
         assert server.decisions[-1] == "signed withdraw"
+
+
+@pytest.mark.parametrize("later", ["withdraw", "refuse"])
+def test_who_withdraws_after_the_release_says_so_once(
+    later: str, consortium: Consortium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Server(consortium)
+    server.offers, server.over = [], {NAME: "approve"}
+    with AuditLog.open(tmp_path / "audit.log", consortium.sites["north"]) as log:
+        desk = desk_of(consortium, server, tmp_path, log)
+        monkeypatch.setattr(Stewards, "choice", "approve")
+        assert asyncio.run(desk.once())
+        assert server.decisions == []
+        monkeypatch.setattr(Stewards, "choice", later)
+        assert asyncio.run(desk.once())
+        assert server.decisions == [f"signed {later}"]
+        for unchanged in ({}, None, "nonsense"):  # it is on record; or the server is older
+            server.over = unchanged
+            assert asyncio.run(desk.once())
+        assert len(server.decisions) == 1
 
 
 # Witnessing.
@@ -401,6 +423,15 @@ def test_replies_of_rounds_that_are_over_go_when_a_later_one_arrived(tmp_path: P
     assert outbox.find("run-1", keys[2]) is None
     outbox.forget("run-1")
     assert outbox.last_round("run-1") == 0
+
+
+def test_what_is_left_of_runs_that_nobody_knows_goes_after_a_day(tmp_path: Path) -> None:
+    outbox, now = Outbox(tmp_path / "outbox"), 1e9
+    for run, age_s in (("known-1", 1e6), ("strange-1", 1e6), ("strange-2", 3600.0)):
+        outbox.refuse(outbox.work(run, 1, "a" * 64), Content({"error-code": 14}))
+        os.utime(tmp_path / "outbox" / run, (now, now - age_s))
+    outbox.forget_strangers({"known-1"}, now_s=now)
+    assert {path.name for path in (tmp_path / "outbox").iterdir()} == {"known-1", "strange-2"}
 
 
 @pytest.mark.parametrize(("run", "key"), [("../x", "a" * 64), ("run", "../x"), ("run", "A" * 64)])

@@ -131,7 +131,7 @@ def test_two_runs_at_once_and_hospitals_that_withdraw(town: Town) -> None:
     assert rounds[-1]["participants"] == [FIRST, SECOND]
     left = [r for r in rounds if THIRD in r["refused"]]
     assert left, "nobody says that it left"
-    assert any(word in left[0]["refused"][THIRD] for word in ("left", "withdrawn"))
+    assert any(word in left[0]["refused"][THIRD] for word in ("left", "withdrawn")), left
     card = (town.release(run["run"]) / "model" / "MODEL_CARD.md").read_text()
     assert "withdrew; what it contributed before is in the model" in card
     assert town.answers(goes_on)[THIRD] == "withdraw"
@@ -139,6 +139,10 @@ def test_two_runs_at_once_and_hospitals_that_withdraw(town: Town) -> None:
         town.until(lambda site=site: not town.ledger_runs(site)[failed["run"]], LIMIT_S)
         town.until(lambda site=site: not town.ledger_runs(site)[run["run"]], LIMIT_S)
         town.until(lambda site=site: not town.workers(site), LIMIT_S)
+    # Whoever withdraws after the release is on record with it too.
+    assert town.answers(goes_on)[SECOND] == "approve"
+    town.decide(goes_on, SECOND, "withdraw", reason="consent was taken back")
+    town.until(lambda: town.answers(goes_on)[SECOND] == "withdraw", LIMIT_S)
 
 
 def test_changed_data_and_the_wrong_hour_cost_a_hospital_its_place(town: Town) -> None:

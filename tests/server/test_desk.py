@@ -96,11 +96,29 @@ def shown(length: int) -> dict[str, Any]:
 
 
 def test_offers_are_given_as_they_were_signed(counter: Counter) -> None:
-    assert counter.desk.studies(question()) == {"studies": []}
+    assert counter.desk.studies(question()) == {"studies": [], "over": {}}
     evidence = counter.offer()
     (found,) = counter.desk.studies(question())["studies"]
     assert found == {"offer": evidence.decode(), "state": "offered", "choice": None, "run": ""}
-    assert counter.desk.studies(question("stranger")) == {"studies": []}
+    assert counter.desk.studies(question("stranger")) == {"studies": [], "over": {}}
+
+
+def test_who_withdraws_after_the_release_is_put_on_record(counter: Counter) -> None:
+    counter.offer()
+    for site in SITES:
+        counter.decided("approve", site=site)
+    run = counter.registry.start(HASH, SITES).id
+    assert counter.desk.studies(question())["over"] == {}
+    for step in (State.EVALUATING, State.RELEASED):
+        counter.registry.transition(run, step)
+    answer = counter.desk.studies(question())
+    assert answer == {"studies": [], "over": {HASH: "approve"}}
+    assert counter.decided("withdraw", 20)["choice"] == "withdraw"
+    assert counter.desk.studies(question())["over"] == {}
+    assert counter.desk.studies(question("site-2"))["over"] == {HASH: "approve"}
+    assert counter.registry.study(HASH).answers["site-1"].choice is Choice.WITHDRAW
+    with pytest.raises(StateError, match="nothing is left to approve"):
+        counter.decided("approve", 30)
 
 
 def test_a_decision_is_kept_as_it_was_signed(counter: Counter) -> None:

@@ -17,7 +17,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,6 +30,10 @@ _KEY = re.compile(r"[0-9a-f]{64}")
 MOST_QUESTIONS = 3
 """How many different tasks of one kind a site takes in a round: a server that was killed may ask
 for something else than before, but none may ask on and on."""
+
+
+STRANGE_AFTER_S = 24 * 3600.0
+"""After which a folder of a run that nobody knows is deleted; a server may be slow to name one."""
 
 
 class Outbox:
@@ -157,6 +161,22 @@ class Outbox:
         """Delete what is left of a run that is over."""
         if _RUN.fullmatch(run):
             shutil.rmtree(self._folder / run, ignore_errors=True)
+
+    def forget_strangers(self, known: Collection[str], *, now_s: float) -> None:
+        """Delete what is left of runs that nobody knows, and that asked for nothing for a day.
+
+        Refusals make a folder too, also in a run that this site never took part in.
+
+        Args:
+            known: runs that go on or that the ledger has: those are forgotten when they are over.
+            now_s: Unix time.
+        """
+        for folder in self._folder.iterdir():
+            if folder.name in known or not _RUN.fullmatch(folder.name):
+                continue
+            with suppress(OSError):
+                if now_s - folder.stat().st_mtime > STRANGE_AFTER_S:
+                    self.forget(folder.name)
 
     def _replies(self, run: str) -> Iterator[Path]:
         if _RUN.fullmatch(run):

@@ -3,6 +3,7 @@
 What the answers hold (JSON; a statement is the text of a `common.statements` statement):
 
     studies   → studies: [{offer: statement, state, choice, run}], oldest first
+                over: {study: choice}, of those released that the site may still withdraw from
     decide    ← decision: statement
               → study, choice, state, new
     renew     ← request: PEM   → certificate: PEM, the site's and the issuer's; roster
@@ -44,6 +45,7 @@ AUDIT = "audit"
 _STATED = "stated-ledger"
 """Log under which a ledger's end is kept with a statement that other sites can check."""
 _MOST_SIGNED = 2000
+_MOST_OVER = 1000
 
 Renew = Callable[[str, bytes], tuple[bytes, bytes]]
 """From a site's name and request to its new certificates and the roster; `Registrar.renew`."""
@@ -91,8 +93,14 @@ class Desk:
     def studies(self, question: Question) -> dict[str, Any]:
         """Studies that the site is invited to, as the coordinator signed them."""
         self._see(question.site, question.header, question.evidence)
-        offers = self._registry.offered(question.site)
-        return {"studies": [_shown(offer, question.site) for offer in offers]}
+        site = question.site
+        offers = self._registry.offered(site)
+        # What is over asks for nothing more, but who withdraws even then wants it on record.
+        over = self._registry.approved_and_over(site)[-_MOST_OVER:]
+        return {
+            "studies": [_shown(offer, site) for offer in offers],
+            "over": dict.fromkeys(over, Choice.APPROVE.value),
+        }
 
     def decide(self, question: Question) -> dict[str, Any]:
         """Check and keep what the site decided.

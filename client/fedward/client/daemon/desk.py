@@ -29,6 +29,8 @@ _LONGEST_S = 300.0
 _EXCHANGE_S = 10.0
 """Between two looks at whether the ledger has grown: not every round asks for signatures."""
 
+APPROVE = "approve"
+
 Ask = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
@@ -84,6 +86,8 @@ class Desk:
         self._witness = witness
         self._record = record
         self._shown = shown
+        self._over: frozenset[str] = frozenset()
+        """Studies that are released, and that the server has us approving."""
         self._wake = asyncio.Event()
         self._wake.set()
 
@@ -146,6 +150,8 @@ class Desk:
         for entry in offered if isinstance(offered, list) else []:
             if isinstance(entry, dict):
                 self._take(entry, found)
+        over = answer.get("over")
+        self._over = frozenset(over if isinstance(over, dict) else ())
         await self._shown(found)
         return found
 
@@ -167,7 +173,7 @@ class Desk:
         """Send every decision that the server has not on record; False if one was refused."""
         well = True
         for study, decided in self._decisions.decided().items():
-            if study not in known or known[study]["choice"] == decided.choice:
+            if not self._is_news(study, decided.choice, known):
                 continue
             try:
                 await self._ask(kinds.DECIDE, {"decision": decided.statement})
@@ -176,3 +182,9 @@ class Desk:
                 _LOG.warning("a decision was not taken", extra={"facts": facts})
                 well = False
         return well
+
+    def _is_news(self, study: str, choice: str, known: Mapping[str, Mapping[str, str]]) -> bool:
+        """Whether the server has something else on record; of what is over, only an approval."""
+        if study in known:
+            return known[study]["choice"] != choice
+        return study in self._over and choice != APPROVE

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 import random
+import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 from datetime import datetime
@@ -210,9 +211,12 @@ class Service:
             self._account.end_run(study, run, "over")
         if idle:
             await self._pool.end_idle({study for study, _ in idle})
-        for finished in self._account.runs():
+        admitted = self._account.runs()
+        for finished in admitted:
             if over(told, finished):
                 self._outbox.forget(finished[1])
+        known = {run for _, run in admitted} | {about["run"] for about in told.values()}
+        self._outbox.forget_strangers(known, now_s=time.time())
 
     async def _moved(self, states: Mapping[str, str], moved: frozenset[str]) -> None:
         for study in moved:

@@ -189,6 +189,12 @@ class StudyRecords(Database):
             if site in offer.answers and (offer.state.active or not offer.state.final)
         )
 
+    def approved_and_over(self, site: str) -> tuple[str, ...]:
+        """Hashes of studies that are over and that a site still approves, oldest first."""
+        return tuple(
+            offer.study for offer in self.studies() if offer.state.final and site in offer.approved
+        )
+
     def decisions(self, study: str) -> tuple[Answer, ...]:
         """Everything that sites ever answered to a study, in order."""
         with self._reads() as session:
