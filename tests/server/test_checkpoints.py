@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from fedward.common.errors import OutputError, RoundError
+from fedward.server import checkpoints
 from fedward.server.checkpoints import HISTORY, KEEP, CheckpointFolder, RunState
 from fedward.server.history import Drift, RoundRecord
+from fedward.server.model_hash import MODEL, model_hash
 
 RECORD = RoundRecord(
     round=1,
@@ -236,3 +239,34 @@ def test_saving_copies_no_model(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert peak < weights["w"].nbytes / 8
+
+
+def test_a_hash_of_the_model_that_is_known_is_not_made_again_and_protects_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {MODEL: model_hash(state(1).weights)}
+    noted = replace(state(1), history=(replace(RECORD, notes=known),))
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "model_hash", lambda _weights: pytest.fail("hashed again"))
+        CheckpointFolder(tmp_path).save(noted)
+    found = CheckpointFolder(tmp_path).newest()
+    assert found is not None
+    assert same(found, noted)
+    path = next(tmp_path.glob("round-*.safetensors"))
+    data = bytearray(path.read_bytes())
+    at = data.index(np.float32(0.5).tobytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(RoundError):
+        CheckpointFolder(tmp_path).newest()
+
+
+def test_a_hash_of_another_round_is_not_taken_for_that_of_the_model(tmp_path: Path) -> None:
+    first = {MODEL: model_hash(state(1, 0.25).weights)}
+    for other in (replace(state(2), notes=first), replace(state(2), notes=first, history=())):
+        CheckpointFolder(tmp_path).save(other)
+        found = CheckpointFolder(tmp_path).newest()
+        assert found is not None
+        assert found.round == 2
+        for path in tmp_path.iterdir():
+            path.unlink()
