@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import ExitStack
 from typing import Any, TypeVar
 
 from fedward.common.errors import FedwardError, IdentityError, LinkError, StateError
@@ -61,11 +61,11 @@ class Transfers:
         task = self._wanted(session, request.message)
         if request.offset > task.body.size:
             raise LinkError("a transfer begins behind its end", hint="begin again")
-        try:
-            file = os.open(task.body.path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise StateError(f"{task.work} is closed", hint="wait for the next task") from error
-        try:
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(self._reading.opened(task.body.path))
+            except OSError as error:
+                raise StateError(f"{task.work} is closed", hint="wait for the next task") from error
             position = request.offset
             while position < task.body.size:
                 piece, length = self._reading.piece(task.body.path, file, position)
@@ -76,8 +76,6 @@ class Transfers:
                 await self._soon(context.write(piece))
                 position += length
                 self.sent += length
-        finally:
-            os.close(file)
 
     def _wanted(self, session: SiteSession, name: bytes) -> Task:
         task = session.issued(name)
