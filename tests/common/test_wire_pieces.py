@@ -26,7 +26,7 @@ def test_a_piece_is_read_as_it_was_written(offset: int, size: int) -> None:
     data = bytes(size)
     for found in (read_chunk(chunk(offset, data)), read_part(part(offset, data))):
         assert isinstance(found, Piece)
-        assert (found.offset, found.data) == (offset, data)
+        assert (found.offset, bytes(found.data)) == (offset, data)
 
 
 def test_a_piece_is_read_without_a_copy() -> None:
@@ -59,7 +59,7 @@ def test_the_message_of_a_part_is_given() -> None:
 def test_what_is_written_otherwise_is_read_as_protobuf_reads_it(raw: bytes) -> None:
     expected = Chunk.FromString(raw)
     found = read_chunk(raw)
-    assert (found.offset, found.data) == (expected.offset, expected.data)
+    assert (found.offset, bytes(found.data)) == (expected.offset, expected.data)
 
 
 @pytest.mark.parametrize("raw", [b"", b"\x12\x00", b"\x12\x02\x08\x05"])
@@ -78,7 +78,7 @@ def test_nothing_is_understood_that_protobuf_does_not_understand(raw: bytes) -> 
             read_chunk(raw)
     else:
         found = read_chunk(raw)
-        assert (found.offset, found.data) == (expected.offset, expected.data)
+        assert (found.offset, bytes(found.data)) == (expected.offset, expected.data)
 
 
 @given(raw=st.binary(max_size=40).map(lambda data: b"\x12" + data))
@@ -91,7 +91,7 @@ def test_no_part_is_understood_that_protobuf_does_not_understand(raw: bytes) -> 
     else:
         found = read_part(raw)
         if isinstance(found, Piece):
-            assert (found.offset, found.data) == (expected.chunk.offset, expected.chunk.data)
+            assert (found.offset, bytes(found.data)) == (expected.chunk.offset, expected.chunk.data)
         else:
             assert found == expected.message
 
