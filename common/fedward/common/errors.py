@@ -84,7 +84,7 @@ class PrivacyError(FedwardError):
 
 
 class RoundSpentError(PrivacyError):
-    """This was paid for at a site before, and is not done again: a crash may have cut it short."""
+    """This was paid for at a site before, and is not done again there."""
 
     exit_code = 16
 
