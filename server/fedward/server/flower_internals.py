@@ -11,6 +11,8 @@ from __future__ import annotations
 import logging
 import threading
 
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
 from flwr.supercore.run import Run as Run
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -36,6 +38,37 @@ class _OfThread(type(TaskIdentity)):  # type: ignore[misc]  # the metaclass that
 
 
 TaskIdentity.__class__ = _OfThread  # type: ignore[method-assign]
+
+
+class OwnGrid(Grid):
+    """What carriers of our own have in common: they know their run, and make messages.
+
+    Args:
+        run_id: number that Flower calls the run by.
+    """
+
+    def __init__(self, run_id: int) -> None:
+        self._run = Run.create_empty(run_id)
+
+    def set_run(self, run: Run) -> None:
+        """Say which run this is."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """Which run this is."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """A message to a node."""
+        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
 
 
 def identify(run_id: int, *, node_id: int = SERVER_NODE_ID, task_id: int = 0) -> None:

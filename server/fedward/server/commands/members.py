@@ -15,16 +15,14 @@ from fedward.common.commands import (
     passphrase_from,
     print_json,
 )
-from fedward.common.errors import IdentityError, OutputError, SiteConfigError, StateError
+from fedward.common.errors import IdentityError, OutputError
 from fedward.common.exit_codes import exit_codes_help
+from fedward.server.commands.arguments import CODES, Folder
 
 if TYPE_CHECKING:
     from fedward.common.identity import Roster
 
 app = new_app()
-
-Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The consortium's folder.")]
-_CODES = exit_codes_help(SiteConfigError, IdentityError, OutputError, StateError)
 
 
 @app.command(
@@ -101,7 +99,7 @@ Examples:
   fedward server enroll consortium north.csr --fingerprint "3f2a 91bc ..."
   fedward server enroll consortium audit-office.csr --role observer
 """,
-    epilog=_CODES,
+    epilog=CODES,
 )
 def enroll(
     folder: Folder,
@@ -168,7 +166,7 @@ hospital can become a member again with a new key.
 Example:
   fedward server revoke consortium north --reason "left the consortium"
 """,
-    epilog=_CODES,
+    epilog=CODES,
 )
 def revoke(
     folder: Folder,
@@ -202,7 +200,7 @@ Examples:
   fedward server rotate consortium
   fedward server rotate consortium --issuer
 """,
-    epilog=_CODES,
+    epilog=CODES,
 )
 def rotate(
     folder: Folder,
@@ -231,7 +229,7 @@ Examples:
   fedward server roster consortium
   fedward server roster consortium --json
 """,
-    epilog=_CODES,
+    epilog=CODES,
 )
 def show_roster(folder: Folder, as_json: AsJson = False) -> None:
     """Print the roster after checking its signature."""

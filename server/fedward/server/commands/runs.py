@@ -18,20 +18,16 @@ from fedward.common.commands import (
 from fedward.common.errors import (
     IdentityError,
     ModelError,
-    OutputError,
-    SiteConfigError,
-    StateError,
 )
 from fedward.common.exit_codes import exit_codes_help
+from fedward.server.commands.arguments import CODES, Folder
 
 if TYPE_CHECKING:
     from fedward.server.registry import Round, Run
 
 app = new_app()
 
-Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The consortium's folder.")]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="As `fedward server runs` shows it.")]
-_CODES = exit_codes_help(SiteConfigError, IdentityError, OutputError, StateError)
 
 
 @app.command(
@@ -43,7 +39,7 @@ _CODES = exit_codes_help(SiteConfigError, IdentityError, OutputError, StateError
 Example:
   fedward server runs consortium
 """,
-    epilog=_CODES,
+    epilog=CODES,
 )
 def runs(folder: Folder, as_json: AsJson = False) -> None:
     """Print a line for each run."""
@@ -69,7 +65,7 @@ Examples:
   fedward server run-show consortium heart-disease-3f2a91bc-1
   fedward server run-show consortium heart-disease-3f2a91bc-1 --json
 """,
-    epilog=_CODES,
+    epilog=CODES,
 )
 def run_show(folder: Folder, run_id: RunId, as_json: AsJson = False) -> None:
     """Print a run's rounds."""
@@ -110,7 +106,7 @@ Examples:
   fedward server stop consortium heart-disease-3f2a91bc-1
   fedward server stop consortium heart-disease
 """,
-    epilog=_CODES,
+    epilog=CODES,
 )
 def stop(
     folder: Folder,
@@ -138,7 +134,7 @@ def stop(
 Example:
   fedward server resume consortium heart-disease-3f2a91bc-1
 """,
-    epilog=_CODES,
+    epilog=CODES,
 )
 def resume(
     folder: Folder, run_id: RunId, passphrase_file: PassphraseFile = None, as_json: AsJson = False

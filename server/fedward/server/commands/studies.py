@@ -22,14 +22,12 @@ from fedward.common.errors import (
     StudyError,
 )
 from fedward.common.exit_codes import exit_codes_help
+from fedward.server.commands.arguments import CODES, Folder
 
 if TYPE_CHECKING:
     from fedward.server.registry import Offer
 
 app = new_app()
-
-Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The consortium's folder.")]
-_CODES = exit_codes_help(SiteConfigError, IdentityError, OutputError, StateError)
 
 
 @app.command(
@@ -88,7 +86,7 @@ continues the old one.
 Example:
   fedward server start consortium heart-disease
 """,
-    epilog=_CODES,
+    epilog=CODES,
 )
 def start(
     folder: Folder,
@@ -122,7 +120,7 @@ Examples:
   fedward server status consortium
   fedward server status consortium --json
 """,
-    epilog=_CODES,
+    epilog=CODES,
 )
 def status(folder: Folder, as_json: AsJson = False) -> None:
     """Print service, sites and studies."""

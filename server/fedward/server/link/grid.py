@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flwr.app import Error, Message, RecordDict
-from flwr.serverapp import Grid
 
 from fedward.common import records
 from fedward.common.errors import FedwardError, RoundError, StateError
 from fedward.common.wire.kinds import LARGEST_BODY
-from fedward.server.flower_internals import Run, identify
+from fedward.server.flower_internals import OwnGrid, identify
 from fedward.server.link.mailbox import Mailbox
 from fedward.server.link.outgoing import Outgoing
 from fedward.server.link.presence import Presence
@@ -43,7 +42,7 @@ class Hooks:
     check: Callable[[], None] = lambda: None
 
 
-class GrpcGrid(Grid):
+class GrpcGrid(OwnGrid):
     """The sites of one run. To be made in the thread of the run.
 
     Args:
@@ -72,6 +71,7 @@ class GrpcGrid(Grid):
         hooks: Hooks | None = None,
     ) -> None:
         identify(run_id)
+        super().__init__(run_id)
         self._mailbox = mailbox
         self._presence = presence
         self._study = study
@@ -80,28 +80,7 @@ class GrpcGrid(Grid):
         self._nodes = nodes
         self._absence_s = absence_s
         self._hooks = hooks or Hooks()
-        self._run = Run.create_empty(run_id)
         self._pushed: dict[str, _Asked] = {}
-
-    def set_run(self, run: Run) -> None:
-        """Say which run this is."""
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        """Which run this is."""
-        return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message to a node."""
-        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
 
     def get_node_ids(self) -> Iterable[int]:
         """All sites that take part, connected or not."""

@@ -10,18 +10,18 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import ServerApp
 
 from fedward.client.flower_app import build_client_app
 from fedward.client.site import Site
-from fedward.server.flower_internals import SERVER_NODE_ID, Run, identify, quieten
+from fedward.server.flower_internals import SERVER_NODE_ID, OwnGrid, identify, quieten
 
 RUN_ID = 1
 _FIRST_NODE = SERVER_NODE_ID + 1
 _SITE = "site"
 
 
-class LoopGrid(Grid):
+class LoopGrid(OwnGrid):
     """A grid whose nodes are sites in this process.
 
     Args:
@@ -30,35 +30,15 @@ class LoopGrid(Grid):
     """
 
     def __init__(self, app: ClientApp, contexts: Mapping[int, Context]) -> None:
+        super().__init__(RUN_ID)
         self._app = app
         self._contexts = dict(contexts)
-        self._run = Run.create_empty(RUN_ID)
         self._waiting: dict[str, Message] = {}
         self._pushed = 0
 
     def site(self, node: int) -> str:
         """Name of the site at a node."""
         return str(self._contexts[node].node_config[_SITE])
-
-    def set_run(self, run: Run) -> None:
-        """Say which run this is."""
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        """Which run this is."""
-        return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message to a node."""
-        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
 
     def get_node_ids(self) -> Iterable[int]:
         """All nodes; nobody ever leaves."""
