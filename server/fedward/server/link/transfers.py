@@ -180,6 +180,7 @@ class Transfers:
                 raise StateError(f"{task.work} is closed", hint="wait for the next task")
             incoming.write(part.offset, part.data)
             self.received += len(part.data)
+            del part  # not held while the next is waited for
 
     def _task(self, session: SiteSession, header: Header) -> Task:
         """The task that a reply answers.
