@@ -403,6 +403,8 @@ class Soak:
             "server's log": consortium / "audit.log",
             "registry": consortium / "registry.sqlite",
         }
+        for history in consortium.glob("runs/long-*/checkpoints/history.jsonl"):
+            paths["history of the run"] = history
         for name in self.federation.daemons:
             state = self.federation.site(name) / "state"
             paths[f"log of {name}"] = state / "audit.log"
