@@ -1,11 +1,11 @@
 """Whether a process grows with its rounds, or only did when a table doubled or a cache was made.
 
 What leaks grows all the time, and is never given back. What is bounded makes a step and stands
-still (Python's table of interned names doubles, by 2 MB, whenever it likes), or goes up and comes down
-(cycles wait for the collector, up to 1 MB; a run beside this one takes 2 MB). So the rounds are cut
-into eight, and of each counts the least; of the seven slopes from one to the next the median, or
-that from the first to the last if it is less. Neither steps nor ups and downs matter much, and what
-is kept of every round is in all of it in full.
+still (Python's table of interned names doubles, by 2 MB, whenever it likes), or goes up and comes
+down (cycles wait for the collector, up to 1 MB; a run beside this one takes 2 MB). So the rounds
+are cut into eight, and of each counts the least; of the seven slopes from one to the next the
+median, or that from the first to the last if it is less. Neither steps nor ups and downs matter
+much, and what is kept of every round is in all of it in full.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 LEAK_KB = 10.0
 """Per round: what must be seen."""
 BOUND_KB = 5.0
-"""Per round: between that and what is found, 0.3 kB over thousands of rounds, 3 kB over hundreds."""
+"""Per round: between that and what is found, 0.3 kB over thousands of rounds and 3 over hundreds."""
 BOUND_MB = 12.0
 """All steps together."""
 _PARTS = 8
