@@ -20,7 +20,7 @@ import numpy as np
 LEAK_KB = 10.0
 """Per round: what must be seen."""
 BOUND_KB = 5.0
-"""Per round: between that and what is found, 0.3 kB over thousands of rounds and 3 over hundreds."""
+"""Per round: between that and what is found, 0.4 kB over 900 rounds, at times 3 kB over 500."""
 BOUND_MB = 12.0
 """All steps together."""
 _PARTS = 8
