@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -89,8 +91,12 @@ def test_a_fuzzer_that_hangs_is_ended(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_survives(name: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.fuzz.run", name, "--seconds", str(SECONDS)]
-    result = run_apart([*command, "--findings", str(tmp_path)], within_s=SECONDS * 3 + 120)
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert "number_of_executed_units" in result.stderr + result.stdout
-    assert list(tmp_path.iterdir()) == []
+    (findings := tmp_path / "findings").mkdir()
+    command = [sys.executable, "-m", "tests.fuzz.run", name]
+    command += ["--corpus", str(tmp_path / "corpus"), "--findings", str(findings)]
+    end = time.monotonic() + SECONDS
+    while (left_s := math.ceil(end - time.monotonic())) > 0:
+        result = run_apart([*command, "--seconds", str(left_s)], within_s=left_s * 3 + 120)
+        assert result.returncode == 0, result.stderr[-2000:]
+        assert "number_of_executed_units" in result.stderr + result.stdout
+        assert list(findings.iterdir()) == []
