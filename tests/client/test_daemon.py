@@ -532,6 +532,24 @@ def test_a_withdrawal_ends_what_is_being_trained(tmp_path: Path) -> None:
     ward.run(story)
 
 
+def test_a_withdrawal_before_a_task_has_begun_is_said_too(tmp_path: Path) -> None:
+    """A task that is cancelled before its first step does nothing by itself."""
+    ward = Ward(tmp_path)
+
+    async def story(daemon: Daemon, pool: Trained) -> None:
+        doing = asyncio.create_task(daemon.do(ward.asked()))
+        await asyncio.sleep(0)  # it was asked for, nothing more
+        assert daemon.working == 1
+        daemon.withdrawn(ward.name)
+        code, reason = code_and_reason(await doing)
+        assert code == 14
+        assert "withdrawn" in reason
+        assert not pool.began.is_set()
+        assert daemon.working == 0
+
+    ward.run(story)
+
+
 def test_a_withdrawal_just_before_the_end_still_counts(tmp_path: Path) -> None:
     ward = Ward(tmp_path)
 

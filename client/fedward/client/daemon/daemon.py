@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import logging
 from pathlib import Path
+from weakref import WeakSet
 
 from fedward.client.daemon.record import Record
 from fedward.client.daemon.seams import Books, Place, Rules, Signals, Trains
@@ -62,7 +63,7 @@ class Daemon:
         self._signals = signals or Signals()
         self._jobs: dict[str, asyncio.Task[Path]] = {}
         self._studies: dict[str, str] = {}
-        self._withdrawn: set[str] = set()
+        self._withdrawn: WeakSet[asyncio.Task[Path]] = WeakSet()
         self.halted: FedwardError | None = None
         """Why nothing is done at all, whatever is asked; None if work goes on."""
 
@@ -89,6 +90,8 @@ class Daemon:
         except asyncio.CancelledError:
             if not job.cancelled():  # who waited here left; the work goes on
                 raise
+            if job in self._withdrawn:  # before it had begun
+                return await self._left(assignment)
             raise StateError(
                 "nobody waits for this task any more", hint="the round goes on without it"
             ) from None
@@ -118,7 +121,7 @@ class Daemon:
     def withdrawn(self, study: str) -> None:
         """A study is allowed no more: all work for it ends now."""
         for key in [key for key, name in self._studies.items() if name == study]:
-            self._withdrawn.add(key)
+            self._withdrawn.add(self._jobs[key])
             self.closed(key)
 
     async def stop(self) -> None:
@@ -138,7 +141,6 @@ class Daemon:
     def _forget(self, key: str, job: asyncio.Task[Path]) -> None:
         self._jobs.pop(key, None)
         self._studies.pop(key, None)
-        self._withdrawn.discard(key)
         error = None if job.cancelled() else job.exception()
         if error is not None:
             _LOG.error("a task failed", extra={"facts": {"error": type(error).__name__}})
@@ -157,12 +159,17 @@ class Daemon:
         except FedwardError as error:
             return await asyncio.to_thread(self._refuse, asked, work, error)
         except asyncio.CancelledError:
-            if asked.key not in self._withdrawn:
+            if asyncio.current_task() not in self._withdrawn:
                 raise
-            over = PolicyError("this site has withdrawn from the study", hint="go on without it")
-            return await asyncio.to_thread(self._refuse, asked, work, over)
+            return await self._left(asked)
         self._signals.answered(asked, None)
         return reply
+
+    async def _left(self, asked: Assignment) -> Path:
+        """The answer to what was asked before the site withdrew."""
+        over = PolicyError("this site has withdrawn from the study", hint="go on without it")
+        work = self._outbox.work(asked.run, asked.round, asked.key)
+        return await asyncio.to_thread(self._refuse, asked, work, over)
 
     def _allowed(self, asked: Assignment) -> Study:
         if self.halted is not None:
