@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -48,6 +49,8 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Serve until told to stop."""
+    # Before NumPy is there: its threads wait for each other by spinning, and blocks are small.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import asyncio
 
     from fedward.common.logs import configure
