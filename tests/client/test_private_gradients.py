@@ -11,11 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedward.client.dataset import Dataset, MatrixInputs
+from fedward.client.dataset import Dataset, ImageInputs, MatrixInputs
 from fedward.client.private import PrivateGradients
 from fedward.common.errors import PrivacyError
 from fedward.common.models.outputs import Kind, loss_per_example
+from fedward.common.models.registry import parse_model
+from fedward.common.models.state import build_module
 from fedward.common.privacy import PrivacyPlan, SeededRandomness
+from fedward.common.table import ImageStack
 
 PLAN = PrivacyPlan(
     unit="patient",
@@ -132,6 +135,27 @@ def test_agrees_with_one_patient_at_a_time(
         source.fill(model)
         expected = oracle(model, dataset, plan, kind, random)
         np.testing.assert_allclose(flat_gradient(model), expected, rtol=2e-5, atol=2e-6 * bound)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_agree_too(channels: int) -> None:
+    """As they are read: in memory they lie as no other input does."""
+    spec = parse_model({"name": "cnn", "channels": [8, 16]})
+    model = build_module(spec, (channels, 12, 12), 1, seed=0).train()
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(0, 256, (30, 12, 12, channels), dtype=np.uint8)
+    one = np.full(channels, 0.5, np.float32)
+    dataset = Dataset(
+        ImageInputs(ImageStack(pixels, np.arange(30)), one, one),
+        torch.from_numpy(rng.integers(0, 2, 30).astype(np.float32)),
+        np.arange(30) // 2,
+    )
+    source = PrivateGradients(dataset, PLAN, "binary", SeededRandomness(5, "x"))
+    random = SeededRandomness(5, "x")
+    for _ in range(3):
+        source.fill(model)
+        expected = oracle(model, dataset, PLAN, "binary", random)
+        np.testing.assert_allclose(flat_gradient(model), expected, rtol=2e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("physical", [1, 3, 7, 19])

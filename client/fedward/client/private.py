@@ -161,6 +161,9 @@ class PrivateGradients:
     ) -> torch.Tensor:
         """Gradient of each row's loss: `[rows, all parameters]`."""
         inputs, target = self._dataset.batch(rows)
+        # Opacus (1.6) reads convolutions' inputs by the strides of this layout, whatever they are:
+        # pictures with one channel have others, and got wrong gradients. `contiguous` keeps them.
+        inputs = inputs.clone(memory_format=torch.contiguous_format)
         loss_per_example(self._kind, model(inputs), target).sum().backward()  # type: ignore[no-untyped-call]
         found = [vars(p)["grad_sample"] for p in parameters]
         flat = [
