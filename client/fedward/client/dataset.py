@@ -149,9 +149,17 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
         return datasets[0]
     offsets = np.cumsum([0, *(dataset.patients for dataset in datasets)])
     return Dataset(
-        inputs=JoinedInputs(tuple(dataset.inputs for dataset in datasets)),
+        inputs=_joined([dataset.inputs for dataset in datasets]),
         target=torch.cat([dataset.target for dataset in datasets]),
         patient=np.concatenate(
             [dataset.patient + offset for dataset, offset in zip(datasets, offsets, strict=False)]
         ),
     )
+
+
+def _joined(parts: Sequence[Inputs]) -> Inputs:
+    """Tables are small and read often: one copy. Pictures stay where they are."""
+    tables = [part.values for part in parts if isinstance(part, MatrixInputs)]
+    if len(tables) == len(parts):
+        return MatrixInputs(torch.cat(tables))
+    return JoinedInputs(tuple(parts))

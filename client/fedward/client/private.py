@@ -33,6 +33,7 @@ from opacus.validators import ModuleValidator
 from torch import nn
 
 from fedward.client.dataset import Dataset
+from fedward.client.patient_rows import PatientRows
 from fedward.common.errors import PrivacyError
 from fedward.common.models.outputs import Kind, loss_per_example
 from fedward.common.privacy.plan import PrivacyPlan
@@ -65,10 +66,7 @@ class PrivateGradients:
         self._kind = kind
         self._randomness = randomness
         self._physical_batch = physical_batch
-        owner = np.arange(len(dataset)) if plan.unit == "record" else dataset.patient
-        self._patients = len(dataset) if plan.unit == "record" else dataset.patients
-        self._order = np.argsort(owner, kind="stable")
-        self._starts = np.searchsorted(owner[self._order], np.arange(self._patients + 1))
+        self._patients = PatientRows(dataset, plan)
         self._checked: nn.Module | None = None
 
     def fill(self, model: nn.Module) -> None:
@@ -82,7 +80,7 @@ class PrivateGradients:
         """
         self._check(model)
         parameters = [p for p in model.parameters() if p.requires_grad]
-        rows, owner = self._draw()
+        rows, owner = self._patients.draw(self._randomness)
         try:
             total = self._clipped_sum(model, parameters, rows, owner)
         finally:
@@ -110,17 +108,6 @@ class PrivateGradients:
                 hint="use GroupNorm instead of BatchNorm, and layers that Opacus supports",
             )
         self._checked = model
-
-    def _draw(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows of the next step, and which of its patients (0, 1, … ascending) each belongs to."""
-        sampled = self._plan.sample(self._patients, self._randomness)
-        rows = [self._order[self._starts[p] : self._starts[p + 1]] for p in sampled]
-        rows = [own for own in rows if len(own)]
-        if not rows:
-            return np.empty(0, np.int64), np.empty(0, np.int64)
-        owner = np.repeat(np.arange(len(rows)), [len(own) for own in rows])
-        kept = self._plan.sample_rows(owner, self._randomness)
-        return np.concatenate(rows)[kept], owner[kept]
 
     def _clipped_sum(
         self,

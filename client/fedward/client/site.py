@@ -7,7 +7,7 @@ makes a `Site` per virtual hospital. All that leaves a site is what these method
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -41,6 +41,21 @@ RandomnessFor = Callable[[str, int], Randomness]
 
 LARGEST_WEIGHT = 1e6
 """A model whose weights are larger computes overflows, not predictions."""
+
+
+@dataclass(frozen=True)
+class LocalRound:
+    """What a site computes in one round.
+
+    Attributes:
+        dataset: rows that train.
+        settings: how they do.
+        randomness: of sampling, noise and shuffling, for this round.
+    """
+
+    dataset: Dataset
+    settings: LocalSettings
+    randomness: Randomness
 
 
 class Site:
@@ -86,7 +101,7 @@ class Site:
         self.spending: Spending = spending(self.plan)
         self._for_release = for_release
         self._accepted: Transform | None = None
-        self._prepared: tuple[str, Dataset, Dataset] | None = None
+        self._prepared: tuple[Transform, Dataset, Dataset] | None = None
 
     def statistics(self) -> Statistics:
         """Sums over the training patients for federated preprocessing, noised under DP."""
@@ -118,18 +133,36 @@ class Site:
             RoundError: transform or round are not what this study can lead to.
             TrainingError: training diverged.
         """
+        self.admit(weights, transform, round_number=round_number)
+        work = self.local_round(transform, round_number=round_number, proximal_mu=proximal_mu)
+        source = self.gradients(work)
+        return train(self.module(work.dataset), weights, source, work.settings)
+
+    def admit(self, weights: Weights, transform: Transform, *, round_number: int) -> None:
+        """Check a round of training and pay for it: what must come before it, whoever computes it.
+
+        Raises:
+            PrivacyError, RoundError, TrainingError: as `train`; then nothing was paid.
+        """
         self._accept(weights, transform, round_number)
-        randomness = self._source("training", round_number)
         if self.plan is not None:
+            self._source("training", round_number)
             self.spending.charge(round_number, "training", self.plan.training_event())
+
+    def local_round(
+        self, transform: Transform, *, round_number: int, proximal_mu: float
+    ) -> LocalRound:
+        """What the site computes in a round that was admitted."""
         dataset, _ = self.prepare(transform)
         if self.plan is not None:
             steps = self.plan.steps_per_round
         else:
             steps = steps_per_round(self.study.training, len(dataset))
-        settings = LocalSettings.of(self.study.training, steps=steps, proximal_mu=proximal_mu)
-        source = self._gradients(dataset, randomness)
-        return train(self._module(dataset), weights, source, settings)
+        return LocalRound(
+            dataset=dataset,
+            settings=LocalSettings.of(self.study.training, steps=steps, proximal_mu=proximal_mu),
+            randomness=self._source("training", round_number),
+        )
 
     def evaluate(
         self, weights: Weights, transform: Transform, *, round_number: int
@@ -167,20 +200,19 @@ class Site:
 
     def scores(self, weights: Weights, dataset: Dataset) -> NDArray[np.float32]:
         """Scores `[rows, outputs]` of the given weights; stays at the site."""
-        module = self._module(dataset)
+        module = self.module(dataset)
         set_weights(module, weights)
         return predict(module, dataset, self.study.task.kind)
 
     def prepare(self, transform: Transform) -> tuple[Dataset, Dataset]:
         """Training and test rows as the model sees them; kept until the transform changes."""
-        key = transform.to_json()
-        if self._prepared is None or self._prepared[0] != key:
+        if self._prepared is None or self._prepared[0] != transform:
             parts = [
                 self._apply(transform, train_rows, test_rows)
                 for train_rows, test_rows in zip(self._training, self._testing, strict=True)
             ]
             self._prepared = (
-                key,
+                transform,
                 join([part[0] for part in parts]),
                 join([part[1] for part in parts]),
             )
@@ -234,7 +266,9 @@ class Site:
             transform = fit_site(self.study, transform, own)
         return to_dataset(training, transform), to_dataset(testing, transform)
 
-    def _gradients(self, dataset: Dataset, randomness: Randomness) -> GradientSource:
+    def gradients(self, work: LocalRound) -> GradientSource:
+        """Where the gradients of a round come from, one site at a time."""
+        dataset, randomness = work.dataset, work.randomness
         kind = self.study.task.kind
         if self.plan is not None:
             # Imported here: opacus takes seconds to load, and a study without privacy needs none.
@@ -244,7 +278,8 @@ class Site:
         batch_size = self.study.training.batch_size
         return ShuffledBatches(dataset, kind, batch_size=batch_size, randomness=randomness)
 
-    def _module(self, dataset: Dataset) -> torch.nn.Module:
+    def module(self, dataset: Dataset) -> torch.nn.Module:
+        """The workspace's module for this study's model; its weights are anybody's."""
         task = self.study.task
         return self._workspace.module(self.study.model, dataset.inputs.shape, task.outputs)
 

@@ -99,19 +99,32 @@ class MemorySpending:
     """
 
     def __init__(self, plan: PrivacyPlan | None = None, charges: tuple[Charge, ...] = ()) -> None:
-        self._charges = list(charges)
-        self._budget = budget_of(plan)
+        self._charges: list[Charge] = []
+        self._done: set[Charge] = set()
+        self._used: dict[Group, dict[PrivacyEvent, int]] = {"training": {}, "testing": {}}
+        self._held = {group: _amounts(events) for group, events in budget_of(plan).items()}
+        for charge in charges:
+            self._keep(charge)
 
     def charge(self, round_number: int, group: Group, event: PrivacyEvent) -> None:
         """Record a release that is about to happen, or refuse it; see `Spending.charge`."""
         charge = Charge(round_number, group, event)
-        if any((c.round, c.group, c.event) == (round_number, group, event) for c in self._charges):
+        if charge in self._done:
             raise RoundSpentError(
                 f"round {round_number} was done before at this site",
                 hint="a site does nothing twice; continue with the next round",
             )
-        check_held(self._budget[group], (*self.events(group), event))
+        kind, amount = _amount(event)
+        used = self._used[group]
+        _check_amounts(self._held[group], {**used, kind: used.get(kind, 0) + amount})
+        self._keep(charge)
+
+    def _keep(self, charge: Charge) -> None:
+        used = self._used[charge.group]
+        kind, amount = _amount(charge.event)
+        used[kind] = used.get(kind, 0) + amount
         self._charges.append(charge)
+        self._done.add(charge)
 
     @property
     def charges(self) -> tuple[Charge, ...]:
@@ -148,22 +161,31 @@ def check_held(budget: Iterable[PrivacyEvent], used: Iterable[PrivacyEvent]) -> 
     Raises:
         PrivacyError: there are more steps, or releases, of some kind than the budget has.
     """
-    held = _amounts(budget)
-    if any(amount > held.get(kind, 0) for kind, amount in _amounts(used).items()):
+    _check_amounts(_amounts(budget), _amounts(used))
+
+
+_Amounts = dict[PrivacyEvent, int]
+
+
+def _check_amounts(held: _Amounts, used: _Amounts) -> None:
+    if any(amount > held.get(kind, 0) for kind, amount in used.items()):
         raise PrivacyError(
             "the study's privacy budget at this site does not hold this",
             hint="the study says how many rounds and evaluations there are",
         )
 
 
-def _amounts(events: Iterable[PrivacyEvent]) -> dict[PrivacyEvent, int]:
+def _amounts(events: Iterable[PrivacyEvent]) -> _Amounts:
     """How many steps, or releases, there are of each kind."""
-    amounts: dict[PrivacyEvent, int] = {}
+    amounts: _Amounts = {}
     for event in events:
-        if isinstance(event, SampledGaussian):
-            kind: PrivacyEvent = replace(event, steps=1)
-            amount = event.steps
-        else:
-            kind, amount = replace(event, count=1), event.count
+        kind, amount = _amount(event)
         amounts[kind] = amounts.get(kind, 0) + amount
     return amounts
+
+
+def _amount(event: PrivacyEvent) -> tuple[PrivacyEvent, int]:
+    """An event's kind, and how many steps or releases of it there are."""
+    if isinstance(event, SampledGaussian):
+        return replace(event, steps=1), event.steps
+    return replace(event, count=1), event.count

@@ -96,7 +96,7 @@ class ShuffledBatches:
 
     def _next_rows(self) -> NDArray[np.int64]:
         if not len(self._order):
-            self._order = np.argsort(self._randomness.uniform(len(self._dataset)), kind="stable")
+            self._order = self._randomness.order(len(self._dataset))
         rows, self._order = (
             self._order[: self._batch_size],
             self._order[self._batch_size :],

@@ -25,6 +25,15 @@ def loss_per_example(kind: Kind, raw: Tensor, target: Tensor) -> Tensor:
     return (raw[:, 0] - target).square() / 2
 
 
+def loss_gradient(kind: Kind, raw: Tensor, target: Tensor) -> Tensor:
+    """Gradient of each example's loss by its raw output, `[batch, outputs]`."""
+    if kind == "multiclass":
+        found, index = raw.softmax(dim=1), target.long().unsqueeze(1)
+        return found.scatter_(1, index, found.gather(1, index) - 1.0)
+    wanted = target.to(raw.dtype).unsqueeze(1)
+    return (raw.sigmoid() if kind == "binary" else raw) - wanted
+
+
 def scores(kind: Kind, raw: Tensor) -> Tensor:
     """What is reported.
 

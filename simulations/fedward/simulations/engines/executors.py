@@ -1,0 +1,206 @@
+"""How the sites of a round are computed in one process: one after another, or stacked.
+
+An executor is made once for a run, when the preprocessing is frozen; worker processes inherit it.
+Paying for a round, and whether it may be done at all, is settled before (`carrier.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedward.client.patient_rows import PatientRows
+from fedward.client.site import LocalRound, Site
+from fedward.client.training import LocalSettings, train
+from fedward.common.errors import TrainingError
+from fedward.common.models.outputs import Kind
+from fedward.common.preprocess import Transform
+from fedward.simulations.engines.results import Results
+from fedward.simulations.engines.stacked.program import Program, Stack
+from fedward.simulations.engines.stacked.schedule import Step, drawn, shuffled
+from fedward.simulations.engines.stacked.training import Chunk, Privacy, train_chunk
+from fedward.simulations.engines.table import Table
+
+CHUNK = 1 << 19
+"""Values of the weights of all sites of a chunk: what fits into a core's cache."""
+MOST_SITES = 128
+
+
+@dataclass(frozen=True)
+class Round:
+    """What all sites of a round are asked; the weights are in the results.
+
+    Attributes:
+        number: of the round.
+        proximal_mu: of FedProx, else 0.
+        max_norm: an update of a larger norm counts for nothing; None for no limit.
+    """
+
+    number: int
+    proximal_mu: float
+    max_norm: float | None
+
+
+class Executor(Protocol):
+    """Computes sites."""
+
+    def train(self, asked: Round, sites: Sequence[int], results: Results, worker: int) -> None:
+        """Train these sites from `results.before` and add what they send to the results."""
+        ...
+
+    def cost(self, site: int) -> float:
+        """How much work a site is, compared with others."""
+        ...
+
+
+class Looped:
+    """One site after another, with the code that runs at a hospital.
+
+    Args:
+        sites: all of them.
+        transform: the frozen preprocessing.
+    """
+
+    def __init__(self, sites: Sequence[Site], transform: Transform) -> None:
+        self._sites = sites
+        self._transform = transform
+        for site in sites:
+            site.prepare(transform)  # before workers are forked, so that they share it
+
+    def cost(self, site: int) -> float:
+        """Steps that it takes."""
+        return float(self._work(site, _ANY).settings.steps)
+
+    def train(self, asked: Round, sites: Sequence[int], results: Results, worker: int) -> None:
+        """See `Executor`."""
+        before = results.layout.weights(results.before)
+        results.total[worker] = 0.0
+        for index in sites:
+            site, work = self._sites[index], self._work(index, asked)
+            module, source = site.module(work.dataset), site.gradients(work)
+            try:
+                after = train(module, before, source, work.settings)
+            except TrainingError:  # it diverged: the only thing that training itself refuses
+                results.square[index] = np.nan
+                continue
+            own = torch.from_numpy(results.layout.vector(after)).unsqueeze(0)
+            add(own, [index], results, worker, asked.max_norm)
+
+    def _work(self, index: int, asked: Round) -> LocalRound:
+        return self._sites[index].local_round(
+            self._transform, round_number=asked.number, proximal_mu=asked.proximal_mu
+        )
+
+
+class Stacked:
+    """Many sites as one program.
+
+    Args:
+        sites: all of them, of one study.
+        transform: the frozen preprocessing.
+
+    Raises:
+        UnknownLayer: their model cannot be stacked.
+    """
+
+    def __init__(self, sites: Sequence[Site], transform: Transform) -> None:
+        self._sites = sites
+        self._transform = transform
+        datasets = [site.prepare(transform)[0] for site in sites]
+        module = sites[0].module(datasets[0])
+        self._program = Program(module)
+        self._table = Table.of(datasets)
+        works = [self._work(index, _ANY) for index in range(len(sites))]
+        self._steps = np.array([work.settings.steps for work in works], np.int64)
+        self._patients = [
+            PatientRows(dataset, site.plan)
+            for dataset, site in zip(datasets, sites, strict=True)
+            if site.plan is not None
+        ]
+        size = sum(parameter.numel() for parameter in module.parameters())
+        self._chunk = min(max(1, CHUNK // size), MOST_SITES)
+
+    def cost(self, site: int) -> float:
+        """Steps that it takes: a short last batch costs as much as a whole one."""
+        return float(self._steps[site])
+
+    def train(self, asked: Round, sites: Sequence[int], results: Results, worker: int) -> None:
+        """See `Executor`."""
+        results.total[worker] = 0.0
+        before = results.layout.weights(results.before)
+        weights = [torch.from_numpy(before[name]) for name in self._program.names]
+        # Those with most steps first, and as many in each chunk.
+        order = sorted(sites, key=lambda site: (-self._steps[site], site))
+        chunks = -(-len(order) // self._chunk)
+        for part in np.array_split(np.array(order, np.int64), chunks):
+            stack = train_chunk(self._chunk_of(asked, part), weights)
+            after = torch.cat([weight.flatten(1) for layer in stack for weight in layer], dim=1)
+            add(after, part, results, worker, asked.max_norm)
+
+    def _chunk_of(self, asked: Round, sites: NDArray[np.int64]) -> Chunk:
+        works = [self._work(int(site), asked) for site in sites]
+        sources = [work.randomness for work in works]
+        steps, starts = self._steps[sites], self._table.starts[sites]
+        study, privacy = self._sites[0].study, None
+        if self._patients:
+            plans = [plan for site in sites if (plan := self._sites[site].plan) is not None]
+            privacy = Privacy(plans, sources)
+            patients = [self._patients[site] for site in sites]
+            batches = drawn(starts, steps, patients, sources)
+        else:
+            size = study.training.batch_size
+            batches = shuffled(starts, self._table.sizes[sites], steps, size, sources)
+        return Chunk(
+            program=self._program,
+            table=self._table,
+            kind=study.task.kind,
+            settings=works[0].settings,
+            sites=len(sites),
+            steps=batches,
+            privacy=privacy,
+        )
+
+    def _work(self, index: int, asked: Round) -> LocalRound:
+        return self._sites[index].local_round(
+            self._transform, round_number=asked.number, proximal_mu=asked.proximal_mu
+        )
+
+
+_ANY = Round(1, 0.0, None)
+
+
+def add(
+    after: torch.Tensor,
+    sites: Sequence[int] | NDArray[np.int64],
+    results: Results,
+    worker: int,
+    max_norm: float | None,
+) -> None:
+    """Add what sites became to the results, but for those that diverged or are too far away.
+
+    Args:
+        after: `[sites, parameters]`, is changed.
+        sites: which they are.
+        results: to be added to.
+        worker: that adds.
+        max_norm: of an update that counts; None for no limit.
+    """
+    if results.updates is not None:
+        results.updates[sites] = after.numpy()
+    after -= torch.from_numpy(results.before)
+    square = torch.linalg.vector_norm(after, dim=1, dtype=torch.float64).square().numpy()
+    # Finite values may have a norm that is not, in theory: only what is not finite diverged.
+    square[~torch.isfinite(after).all(dim=1).numpy()] = np.nan
+    results.square[sites] = square
+    counted = np.isfinite(square)
+    if max_norm is not None:
+        counted &= square <= max_norm**2
+    share = results.share[sites] * counted
+    if not counted.all():
+        after[torch.from_numpy(~counted)] = 0.0  # 0 · ∞ would be NaN
+    results.total[worker] += torch.from_numpy(share).to(after.dtype).matmul(after).numpy()

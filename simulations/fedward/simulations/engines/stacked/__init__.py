@@ -1,0 +1,1 @@
+"""The `stacked` engine: many sites as one batched tensor program."""

@@ -1,0 +1,284 @@
+"""Layers with a leading site dimension: every site its own weights, one call for all.
+
+Shapes, throughout: S sites, B rows each. Inputs and outputs are `[S, B, …]`, a weight is
+`[S, *shape of the module's own]`. Backward is written out: what is not needed is not computed, and
+gradients are added straight to where they belong.
+
+Gradients of single rows are never made for dense layers. A row's squared gradient norm is the
+product of those of its input and of its output gradient (Goodfellow 2015), and the inner product of
+two rows' gradients, needed for patients with several rows, the product of the two inner products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Weights = Sequence[Tensor]
+"""The weights of one layer, `[S, …]` each, in the module's order."""
+
+
+class Layer(Protocol):
+    """One step of a stacked model. `context` is what `forward` kept for `backward`."""
+
+    names: tuple[str, ...]
+    """Of its weights, in the module's state; empty if it has none."""
+
+    def forward(self, inputs: Tensor, weights: Weights) -> tuple[Tensor, Any]:
+        """Outputs, and a context."""
+        ...
+
+    def backward(self, context: Any, gradient: Tensor, weights: Weights) -> Tensor:
+        """Gradient of the inputs from that of the outputs."""
+        ...
+
+
+class Trained(Layer, Protocol):
+    """A layer that has weights."""
+
+    def add_gradient(
+        self, into: Weights, context: Any, gradient: Tensor, *, scale: float, rows: Tensor | None
+    ) -> None:
+        """Add `scale` times the sum over rows of the weights' gradients.
+
+        Args:
+            into: is changed.
+            context: of `forward`.
+            gradient: of the outputs.
+            scale: factor of all.
+            rows: `[S, B]`, a factor for each row; None for 1.
+        """
+        ...
+
+    def squares(self, context: Any, gradient: Tensor, same: Tensor | None) -> Tensor:
+        """`[S, B]`: inner product of each row's gradient with the sum of its patient's.
+
+        Args:
+            context: of `forward`.
+            gradient: of the outputs.
+            same: `[S, B, B]`, 1 where two rows are one patient's, else 0; None if no patient has
+                two. Then the result is each row's squared norm.
+        """
+        ...
+
+
+class Dense:
+    """`nn.Linear` on `[S, B, inputs]`."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+
+    def forward(self, inputs: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+        """x Wᵀ + b."""
+        if len(weights) == 1:
+            return torch.bmm(inputs, weights[0].mT), inputs
+        return torch.baddbmm(weights[1].unsqueeze(1), inputs, weights[0].mT), inputs
+
+    def backward(self, context: Tensor, gradient: Tensor, weights: Weights) -> Tensor:
+        """g W."""
+        del context
+        return torch.bmm(gradient, weights[0])
+
+    def add_gradient(
+        self,
+        into: Weights,
+        context: Tensor,
+        gradient: Tensor,
+        *,
+        scale: float,
+        rows: Tensor | None,
+    ) -> None:
+        """See `Trained`."""
+        if rows is not None:
+            gradient = gradient * rows.unsqueeze(2)
+        into[0].baddbmm_(gradient.mT, context, alpha=scale)
+        if len(into) == 2:
+            into[1].add_(gradient.sum(1), alpha=scale)
+
+    def squares(self, context: Tensor, gradient: Tensor, same: Tensor | None) -> Tensor:
+        """See `Trained`."""
+        bias = float(len(self.names) == 2)
+        if same is None:
+            return (context.square().sum(2) + bias) * gradient.square().sum(2)
+        inner = torch.bmm(context, context.mT).add_(bias).mul_(torch.bmm(gradient, gradient.mT))
+        return inner.mul_(same).sum(2)
+
+
+class _RowWise:
+    """Layers whose weights are few: gradients of single rows are made, `[S, B, values]`."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+        self._made: tuple[Tensor, list[Tensor]] | None = None
+
+    def _of_rows(self, context: Any, gradient: Tensor) -> list[Tensor]:
+        """The gradient of each weight for each row, `[S, B, values]`."""
+        if self._made is None or self._made[0] is not gradient:
+            self._made = (gradient, self._make(context, gradient))
+        return self._made[1]  # norms are asked for first, sums come after
+
+    def _make(self, context: Any, gradient: Tensor) -> list[Tensor]:
+        raise NotImplementedError
+
+    def add_gradient(
+        self, into: Weights, context: Any, gradient: Tensor, *, scale: float, rows: Tensor | None
+    ) -> None:
+        """See `Trained`."""
+        for target, single in zip(into, self._of_rows(context, gradient), strict=True):
+            if rows is None:
+                total = single.sum(1)
+            else:
+                total = torch.bmm(rows.unsqueeze(1), single).squeeze(1)
+            target.add_(total.view_as(target), alpha=scale)
+
+    def squares(self, context: Any, gradient: Tensor, same: Tensor | None) -> Tensor:
+        """See `Trained`."""
+        parts = self._of_rows(context, gradient)
+        patients = parts if same is None else [torch.bmm(same, part) for part in parts]
+        found = [(part * whole).sum(2) for part, whole in zip(parts, patients, strict=True)]
+        return torch.stack(found).sum(0)
+
+
+class Convolution(_RowWise):
+    """`nn.Conv2d` on `[S, B, channels, height, width]`, one site after another."""
+
+    def __init__(self, names: tuple[str, ...], module: nn.Conv2d) -> None:
+        super().__init__(names)
+        self._settings: dict[str, Any] = {
+            "stride": module.stride,
+            "padding": module.padding,
+            "dilation": module.dilation,
+        }
+        self._kernel = module.kernel_size
+
+    def forward(self, inputs: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+        """Each site's own convolution."""
+        outputs = [
+            functional.conv2d(own, *(w[site] for w in weights), **self._settings)
+            for site, own in enumerate(inputs)
+        ]
+        return torch.stack(outputs) if len(outputs) > 1 else outputs[0].unsqueeze(0), inputs
+
+    def backward(self, context: Tensor, gradient: Tensor, weights: Weights) -> Tensor:
+        """Each site's own."""
+        parts = [
+            nn.grad.conv2d_input(own.shape, weights[0][site], gradient[site], **self._settings)
+            for site, own in enumerate(context)
+        ]
+        return torch.stack(parts) if len(parts) > 1 else parts[0].unsqueeze(0)
+
+    def add_gradient(
+        self, into: Weights, context: Any, gradient: Tensor, *, scale: float, rows: Tensor | None
+    ) -> None:
+        """See `Trained`."""
+        if rows is not None:
+            super().add_gradient(into, context, gradient, scale=scale, rows=rows)
+            return
+        for site, own in enumerate(context):
+            found = nn.grad.conv2d_weight(
+                own, into[0][site].shape, gradient[site], **self._settings
+            )
+            into[0][site].add_(found, alpha=scale)
+        if len(into) == 2:
+            into[1].add_(gradient.sum((1, 3, 4)), alpha=scale)
+
+    def _make(self, context: Tensor, gradient: Tensor) -> list[Tensor]:
+        sites, rows = gradient.shape[:2]
+        flat = gradient.flatten(0, 1).flatten(2)
+        patches = functional.unfold(context.flatten(0, 1), self._kernel, **self._settings)
+        parts = [torch.bmm(flat, patches.mT).view(sites, rows, -1)]
+        if len(self.names) == 2:
+            parts.append(flat.sum(2).view(sites, rows, -1))
+        return parts
+
+
+class Scale(_RowWise):
+    """The factors and offsets of `nn.GroupNorm`, for each channel of `[S, B, channels, …]`.
+
+    The normalisation before them has no weights: see `Shared`.
+    """
+
+    def forward(self, inputs: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+        """x · factor + offset."""
+        factor, offset = (_by_channel(weight, inputs) for weight in weights)
+        return torch.addcmul(offset, inputs, factor), inputs
+
+    def backward(self, context: Tensor, gradient: Tensor, weights: Weights) -> Tensor:
+        """g · factor."""
+        del context
+        return gradient * _by_channel(weights[0], gradient)
+
+    def _make(self, context: Tensor, gradient: Tensor) -> list[Tensor]:
+        flat = gradient.flatten(3)
+        return [(flat * context.flatten(3)).sum(3), flat.sum(3)]
+
+
+def _by_channel(weight: Tensor, like: Tensor) -> Tensor:
+    return weight.view(weight.shape[0], 1, weight.shape[1], *(1,) * (like.dim() - 3))
+
+
+class Rectifier:
+    """`nn.ReLU`."""
+
+    names: tuple[str, ...] = ()
+
+    def forward(self, inputs: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+        """max(x, 0)."""
+        del weights
+        outputs = inputs.relu()
+        return outputs, outputs
+
+    def backward(self, context: Tensor, gradient: Tensor, weights: Weights) -> Tensor:
+        """g where x was above 0."""
+        del weights
+        return torch.ops.aten.threshold_backward(gradient, context, 0)
+
+
+class Shared:
+    """A function without weights that treats every row alone, the same at every site.
+
+    Args:
+        function: of `[rows, …]`.
+    """
+
+    names: tuple[str, ...] = ()
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self._function = function
+
+    def forward(self, inputs: Tensor, weights: Weights) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Of all rows of all sites at once."""
+        del weights
+        rows = inputs.flatten(0, 1).detach().requires_grad_()
+        with torch.enable_grad():
+            outputs = self._function(rows)
+        return outputs.detach().unflatten(0, inputs.shape[:2]), (rows, outputs)
+
+    def backward(
+        self, context: tuple[Tensor, Tensor], gradient: Tensor, weights: Weights
+    ) -> Tensor:
+        """By automatic differentiation of this one function."""
+        del weights
+        rows, outputs = context
+        (found,) = torch.autograd.grad(outputs, rows, gradient.flatten(0, 1))
+        return found.unflatten(0, gradient.shape[:2])
+
+
+class Flat:
+    """`nn.Flatten`."""
+
+    names: tuple[str, ...] = ()
+
+    def forward(self, inputs: Tensor, weights: Weights) -> tuple[Tensor, torch.Size]:
+        """`[S, B, values]`."""
+        del weights
+        return inputs.flatten(2), inputs.shape
+
+    def backward(self, context: torch.Size, gradient: Tensor, weights: Weights) -> Tensor:
+        """As it was."""
+        del weights
+        return gradient.reshape(context)

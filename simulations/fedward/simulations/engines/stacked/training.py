@@ -1,0 +1,159 @@
+"""Local training of a chunk of sites at once: what `client.training.train` does, for all of them.
+
+The gradient of a step is either the mean over a batch, or patient-level private: norms of patients'
+gradients from the layers (`layers.py`), then one weighted sum. Who is drawn, the bound, the noise
+and what it is divided by come from each site's `PrivacyPlan`, as in `client.private`.
+
+Guarantee of the private gradient:
+    That of `client.private`, edge cases included, for each site by itself: sites share nothing but
+    the call that computes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedward.client.training import LocalSettings
+from fedward.common.models.outputs import Kind, loss_gradient
+from fedward.common.privacy.plan import PrivacyPlan
+from fedward.common.privacy.randomness import Randomness
+from fedward.simulations.engines.stacked.optimisers import Optimiser, is_plain
+from fedward.simulations.engines.stacked.program import Program, Stack
+from fedward.simulations.engines.stacked.schedule import Step
+from fedward.simulations.engines.table import Table
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """How the gradients of a chunk are kept private.
+
+    Attributes:
+        plans: of each site.
+        sources: of each site's noise.
+    """
+
+    plans: Sequence[PrivacyPlan]
+    sources: Sequence[Randomness]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Sites that are trained together.
+
+    Attributes:
+        program: their model.
+        table: the rows of all sites.
+        kind: of the task.
+        settings: of all; the number of steps is in `steps`.
+        sites: how many.
+        steps: the batches.
+        privacy: None without.
+    """
+
+    program: Program
+    table: Table
+    kind: Kind
+    settings: LocalSettings
+    sites: int
+    steps: Iterable[Step]
+    privacy: Privacy | None
+
+
+@torch.no_grad()
+def train_chunk(chunk: Chunk, weights: list[Tensor]) -> Stack:
+    """Train all sites of a chunk from the same weights.
+
+    Args:
+        chunk: the sites.
+        weights: global ones, in the order of `chunk.program.names`.
+
+    Returns:
+        What each site's weights became; not finite where training diverged.
+    """
+    stack = chunk.program.stack(weights, chunk.sites)
+    if chunk.privacy is None and is_plain(chunk.settings):
+        for step in chunk.steps:
+            _add_mean_gradient(chunk, step, stack, stack, -chunk.settings.learning_rate)
+        return stack
+    flat = torch.empty(chunk.sites, sum(w.numel() for w in weights), dtype=weights[0].dtype)
+    gradients = chunk.program.views(flat, weights)
+    optimiser = Optimiser(chunk.settings, stack, weights)
+    for step in chunk.steps:
+        flat[: step.active].zero_()
+        if chunk.privacy is None:
+            _add_mean_gradient(chunk, step, stack, gradients, 1.0)
+        else:
+            _add_clipped_sum(chunk, chunk.privacy, step, stack, gradients)
+            _privatise(chunk.privacy, flat[: step.active])
+        optimiser.step(gradients, step.active)
+    return stack
+
+
+def _add_mean_gradient(chunk: Chunk, step: Step, stack: Stack, into: Stack, scale: float) -> None:
+    """Add `scale` times the mean gradient of a step to the first sites of `into`."""
+    gradient, own, contexts = _output_gradient(chunk, step, stack)
+    gradient *= step.weight.to(gradient.dtype).unsqueeze(2)
+    target = _first(into, step.active)
+    for index, layer, context, arrived in chunk.program.backward(gradient, own, contexts):
+        layer.add_gradient(target[index], context, arrived, scale=scale, rows=None)
+
+
+def _add_clipped_sum(
+    chunk: Chunk, privacy: Privacy, step: Step, stack: Stack, into: Stack
+) -> None:
+    """Add the sum over patients of their clipped mean gradients."""
+    gradient, own, contexts = _output_gradient(chunk, step, stack)
+    same = _same(step.owner, gradient.dtype)
+    taps = list(chunk.program.backward(gradient, own, contexts))
+    inner = sum(layer.squares(context, g, same) for _, layer, context, g in taps)
+    squares = inner if same is None else torch.bmm(same, inner.unsqueeze(2)).squeeze(2)
+    rows = step.weight if same is None else (same * step.weight.unsqueeze(1)).sum(2)
+    norms = squares.clamp(min=0.0).sqrt() / rows.clamp(min=1.0)
+    finite = torch.isfinite(norms)
+    if not bool(finite.all()):
+        taps = [(i, layer, _only(c, finite), _only(g, finite)) for i, layer, c, g in taps]
+        norms = torch.where(finite, norms, torch.zeros((), dtype=norms.dtype))
+    bounded = privacy.plans[0].clip_factors(norms.double().numpy())
+    factors = torch.from_numpy(bounded).to(norms.dtype) * step.weight * finite / rows.clamp(min=1.0)
+    target = _first(into, step.active)
+    for index, layer, context, arrived in taps:
+        layer.add_gradient(target[index], context, arrived, scale=1.0, rows=factors)
+
+
+def _privatise(privacy: Privacy, totals: Tensor) -> None:
+    """Each site's sum becomes its noisy mean gradient."""
+    for own, plan, source in zip(totals.numpy(), privacy.plans, privacy.sources, strict=False):
+        own[...] = plan.privatise(own, source)
+
+
+def _output_gradient(chunk: Chunk, step: Step, stack: Stack) -> tuple[Tensor, Stack, list[Any]]:
+    """Gradient of each row's loss by the model's output, `[active, B, outputs]`."""
+    own = _first(stack, step.active)
+    inputs, target = chunk.table.batch(step.rows)
+    shape = step.weight.shape
+    outputs, contexts = chunk.program.forward(inputs.unflatten(0, shape), own)
+    found = loss_gradient(chunk.kind, outputs.flatten(0, 1), target)
+    return found.unflatten(0, shape), own, contexts
+
+
+def _first(stack: Stack, active: int) -> Stack:
+    return [[weight[:active] for weight in layer] for layer in stack]
+
+
+def _same(owner: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """`[S, B, B]`: 1 where two rows belong to one patient."""
+    if owner is None:
+        return None
+    return (owner.unsqueeze(2) == owner.unsqueeze(1)).to(dtype)
+
+
+def _only(values: Any, finite: Tensor) -> Any:
+    """Rows that are not finite are as if they were not there; 0 · ∞ would be NaN."""
+    kept = finite.view(*finite.shape, *(1,) * (values.dim() - 2))
+    return torch.where(kept, values, torch.zeros((), dtype=values.dtype))
+
