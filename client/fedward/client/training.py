@@ -125,11 +125,16 @@ def train(
         optimiser.step()
     result = get_weights(model)
     if not all(np.isfinite(value).all() for value in result.values()):
-        raise TrainingError(
-            "local training diverged: the weights are not finite",
-            hint="lower [training] learning_rate, or check the features for extreme values",
-        )
+        raise diverged()
     return result
+
+
+def diverged() -> TrainingError:
+    """What is said where training diverged: nothing about the data."""
+    return TrainingError(
+        "local training diverged: the weights are not finite",
+        hint="lower [training] learning_rate, or check the features for extreme values",
+    )
 
 
 def _optimiser(model: nn.Module, settings: LocalSettings) -> torch.optim.Optimizer:

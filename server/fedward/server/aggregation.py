@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
@@ -69,21 +70,37 @@ def _square(after: Weights, before: Weights) -> float:
     return total
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What is combined into the next weights.
+
+    Attributes:
+        updates: weights that sites trained; or a single one, the mean of many.
+        shares: aggregation weight of each.
+        drift: of each site, if somebody found it out already.
+    """
+
+    updates: Mapping[str, ArrayRecord]
+    shares: Mapping[str, float]
+    drift: dict[str, Drift] | None = None
+
+
+def single_updates(replies: Replies, site_weights: Mapping[str, float]) -> Parts:
+    """What sites sent one by one, whatever else than arrays they said."""
+    updates = {site: record_of(message) for site, message in replies.accepted.items()}
+    return Parts(updates, {site: site_weights[site] for site in updates})
+
+
 def aggregate(
-    strategy: flower.FedAvg,
-    number: int,
-    replies: Replies,
-    before: Weights,
-    site_weights: Mapping[str, float],
+    strategy: flower.FedAvg, number: int, found: Parts, before: Weights
 ) -> tuple[Weights, dict[str, Drift]]:
     """Let a strategy combine checked updates into the next weights.
 
     Args:
         strategy: any of `make_strategy`.
         number: of the round.
-        replies: at least one accepted; whatever else than arrays a site said is not looked at.
+        found: at least one update.
         before: the global weights that the sites trained from.
-        site_weights: aggregation weight of each site.
 
     Returns:
         The next global weights, and each site's drift.
@@ -92,27 +109,27 @@ def aggregate(
         RoundError: the strategy combined nothing.
         TrainingError: finite updates were combined into weights that are not.
     """
-    updates = {site: record_of(message) for site, message in replies.accepted.items()}
-    shares = {site: site_weights[site] for site in updates}
-    drift = DriftSums(shares)
+    drift = DriftSums(found.shares) if found.drift is None else None
     after = empty_like(before)
-    plan = list(blocks(before, block_size(len(updates))))
+    plan = list(blocks(before, block_size(len(found.updates))))
     with (
         BlockMemory(strategy, before) as memory,
         np.errstate(over="ignore", invalid="ignore"),
         aside(worth=len(plan) > 1) as other,
     ):
-        for block, parts in _read_ahead(updates, plan, other):
-            drifted = other.submit(drift.add, cut(before, block), parts)
+        for block, parts in _read_ahead(found.updates, plan, other):
+            old = cut(before, block)
+            drifted = other.submit(drift.add, old, parts) if drift else None
             memory.show(block)
-            found = _step(strategy, number, _contents(parts, shares))
+            step = _step(strategy, number, _contents(parts, found.shares))
             memory.keep(block)
             for part in block:
                 # Adaptive strategies may compute in float64.
-                part.of(after[part.name])[...] = found[part.name].numpy()
-            _check_finite(cut(after, block), cut(before, block))
-            drifted.result()
-    return after, drift.result()
+                part.of(after[part.name])[...] = step[part.name].numpy()
+            _check_finite(cut(after, block), old)
+            if drifted is not None:
+                drifted.result()
+    return after, drift.result() if drift else dict(found.drift or {})
 
 
 def _read_ahead(

@@ -25,7 +25,7 @@ from fedward.common.errors import Interrupted, RoundError, StudyError
 from fedward.common.preprocess import Transform
 from fedward.common.study import Study, study_hash
 from fedward.common.tensors import Weights
-from fedward.server.aggregation import aggregate, check_update
+from fedward.server.aggregation import Parts, aggregate, check_update, single_updates
 from fedward.server.arrays import array_record
 from fedward.server.attendance import Attendance
 from fedward.server.checkpoints import Checkpoints, RunState
@@ -35,6 +35,7 @@ from fedward.server.history import History, RoundRecord
 from fedward.server.preparation import FirstWeights, first_weights, prepare
 from fedward.server.replies import Check, Replies, SelectedGrid, ask
 from fedward.server.strategies import make_strategy, restore_state, strategy_state
+from fedward.server.together import asked_of, combined, together
 
 
 class Observer(Protocol):
@@ -186,17 +187,11 @@ class Rounds:
         )
 
     def _train(self, state: RunState, number: int) -> tuple[Weights, RoundRecord]:
-        minimum = self._study.aggregation.min_sites
-        grid = SelectedGrid(self._grid, self._participants(state, number))
-        messages = self._strategy.configure_train(
-            number, array_record(state.weights), self._config(state), grid
-        )
-        check = check_update(state.weights, self._study.aggregation.max_update_norm)
-        replies = self._ask(list(messages), check)
+        replies, parts = self._updates(state, number)
         if is_lost(self._study, replies, expected=self._expected(state)):
             return state.weights, empty_round(number, replies, state.absent)
-        replies.require(minimum, during=f"round {number}")
-        after, drift = aggregate(self._strategy, number, replies, state.weights, state.site_weights)
+        replies.require(self._study.aggregation.min_sites, during=f"round {number}")
+        after, drift = aggregate(self._strategy, number, parts(), state.weights)
         record = RoundRecord(
             round=number,
             participants=tuple(replies.accepted),
@@ -204,6 +199,26 @@ class Rounds:
             drift=drift,
         )
         return after, record
+
+    def _updates(self, state: RunState, number: int) -> tuple[Replies, Callable[[], Parts]]:
+        """Have sites train: who answered, and what is to be combined if they are enough."""
+        nodes = self._participants(state, number)
+        carrier = together(self._grid)
+        grid = SelectedGrid(self._grid, nodes[:1] if carrier else nodes)
+        messages = list(
+            self._strategy.configure_train(
+                number, array_record(state.weights), self._config(state), grid
+            )
+        )
+        if carrier is None:
+            check = check_update(state.weights, self._study.aggregation.max_update_norm)
+            replies = self._ask(messages, check)
+            return replies, lambda: single_updates(replies, state.site_weights)
+        names = sorted(self._attendance.sites[node] for node in nodes)
+        shares = {name: state.site_weights[name] for name in names}
+        asked = asked_of(self._study, number, state.weights, messages[0].content, shares)
+        trained = carrier.train_together(asked)
+        return trained.replies(), lambda: combined(asked, trained)
 
     def _evaluate(self, state: RunState, record: RoundRecord, weights: Weights) -> RoundRecord:
         number = record.round

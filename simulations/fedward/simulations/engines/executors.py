@@ -190,9 +190,9 @@ def add(
         worker: that adds.
         max_norm: of an update that counts; None for no limit.
     """
+    after -= torch.from_numpy(results.before)
     if results.updates is not None:
         results.updates[sites] = after.numpy()
-    after -= torch.from_numpy(results.before)
     square = torch.linalg.vector_norm(after, dim=1, dtype=torch.float64).square().numpy()
     # Finite values may have a norm that is not, in theory: only what is not finite diverged.
     square[~torch.isfinite(after).all(dim=1).numpy()] = np.nan

@@ -72,6 +72,11 @@ class LoopGrid(OwnGrid):
 
 def loop_grid(sites: Iterable[Site]) -> LoopGrid:
     """A grid that reaches sites in this process, one node for each."""
+    return LoopGrid(*reached(sites))
+
+
+def reached(sites: Iterable[Site]) -> tuple[ClientApp, dict[int, Context]]:
+    """The client app, and the context of each node: one for each site."""
     quieten()
     identify(RUN_ID)
     by_name = {site.name: site for site in sites}
@@ -80,7 +85,7 @@ def loop_grid(sites: Iterable[Site]) -> LoopGrid:
         for node, name in enumerate(by_name, start=_FIRST_NODE)
     }
     app = build_client_app(lambda context: by_name[str(context.node_config[_SITE])], disclose=True)
-    return LoopGrid(app, contexts)
+    return app, contexts
 
 
 def run_in_loop(server_app: ServerApp, sites: Iterable[Site]) -> None:
@@ -89,6 +94,14 @@ def run_in_loop(server_app: ServerApp, sites: Iterable[Site]) -> None:
     Raises:
         FedwardError: whatever ends the run; see `Rounds.run`.
     """
-    grid = loop_grid(sites)
+    run_over(server_app, loop_grid(sites))
+
+
+def run_over(server_app: ServerApp, grid: Grid) -> None:
+    """Run a server app over a grid of this process.
+
+    Raises:
+        FedwardError: whatever ends the run; see `Rounds.run`.
+    """
     own = Context(RUN_ID, SERVER_NODE_ID, {}, RecordDict({"none": ConfigRecord()}), {})
     server_app(grid, own)

@@ -66,7 +66,8 @@ class Results:
         share: float64 `[sites]`: aggregation weight of each site that is asked.
         square: float64 `[sites]`: squared norm of each update; NaN where training diverged.
         total: float64 `[workers, size]`: sums of updates, each times its share.
-        updates: float32 `[sites, size]`, weights after training; None if they are not kept.
+        updates: float32 `[sites, size]`: weights after training less those before; None if they
+            are not kept.
     """
 
     def __init__(self, sites: int, layout: Layout, *, workers: int = 1, keep: bool = True) -> None:
@@ -78,6 +79,11 @@ class Results:
         self.updates: NDArray[np.float32] | None = None
         if keep:
             self.updates = _shared((sites, layout.size), np.float32)
+
+    def moved(self, accepted: list[int]) -> NDArray[np.float64]:
+        """Mean update of these sites, by their shares: float64 `[size]`."""
+        share = float(self.share[accepted].sum())
+        return self.total.sum(axis=0) / share if share else np.zeros(self.layout.size)
 
 
 def _shared(shape: tuple[int, ...], kind: Any) -> NDArray[Any]:

@@ -1,0 +1,194 @@
+"""A grid whose sites train in this process or its workers, asked all at once.
+
+Every site checks and pays in this process, before anything is computed; executors only compute.
+Whatever is not training travels as a message, as in the `loop` engine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedward.client.site import Site
+from fedward.client.training import diverged
+from fedward.common.errors import FedwardError, RoundError
+from fedward.common.preprocess import Transform
+from fedward.server.checkpoints import Drift
+from fedward.server.replies import Refusal
+from fedward.server.together import Asked, Trained
+from fedward.simulations.engines.executors import Executor, Round
+from fedward.simulations.engines.loop import LoopGrid, reached
+from fedward.simulations.engines.pool import Pool
+from fedward.simulations.engines.results import MOST_KEPT, Layout, Results
+
+MakeExecutor = Callable[[Sequence[Site], Transform], Executor]
+_TOO_LARGE = "the update is larger than [aggregation] max_update_norm"
+
+
+class EngineGrid(LoopGrid):
+    """A grid over an executor.
+
+    Args:
+        sites: all of them.
+        make: makes the executor when the preprocessing is known.
+        workers: processes that compute; 0 to compute in this one.
+    """
+
+    def __init__(self, sites: Iterable[Site], *, make: MakeExecutor, workers: int) -> None:
+        self._sites = list(sites)
+        super().__init__(*reached(self._sites))
+        self._names = [site.name for site in self._sites]
+        self._index = {name: index for index, name in enumerate(self._names)}
+        self._make = make
+        self._workers = min(workers, len(self._sites))
+        self._crew: _Crew | None = None
+
+    def train_together(self, asked: Asked) -> Trained:
+        """See `server.together.TrainsTogether`."""
+        crew = self._ready(asked)
+        admitted, refused = self._admit(asked, crew.transform)
+        results = crew.results
+        results.before[:] = results.layout.vector(asked.weights)
+        results.share[admitted] = [asked.shares[self._names[index]] for index in admitted]
+        crew.train(Round(asked.number, asked.proximal_mu, asked.max_norm), admitted)
+        return self._trained(asked, results, admitted, refused)
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._crew is not None:
+            self._crew.close()
+            self._crew = None
+
+    def _ready(self, asked: Asked) -> _Crew:
+        """The executor and its workers, made before the first round."""
+        if self._crew is None or self._crew.text != asked.transform:
+            self.close()
+            transform = Transform.from_json(asked.transform)
+            executor = self._make(self._sites, transform)
+            layout, sites = Layout.of(asked.weights), len(self._sites)
+            keep = asked.each or layout.size * sites <= MOST_KEPT
+            results = Results(sites, layout, workers=max(1, self._workers), keep=keep)
+            self._crew = _Crew(asked.transform, transform, executor, results, self._workers)
+        return self._crew
+
+    def _admit(self, asked: Asked, transform: Transform) -> tuple[list[int], dict[str, Refusal]]:
+        """Let every site check and pay."""
+        admitted, refused = [], {}
+        for name in asked.shares:
+            index = self._index[name]
+            try:
+                self._sites[index].admit(asked.weights, transform, round_number=asked.number)
+            except FedwardError as error:
+                refused[name] = Refusal(error.exit_code, str(error))
+            else:
+                admitted.append(index)
+        return admitted, refused
+
+    def _trained(
+        self, asked: Asked, results: Results, admitted: list[int], refused: dict[str, Refusal]
+    ) -> Trained:
+        accepted = []
+        for index, square in zip(admitted, results.square[admitted].tolist(), strict=True):
+            if math.isnan(square):
+                error = diverged()
+                refused[self._names[index]] = Refusal(error.exit_code, str(error))
+            elif asked.max_norm is not None and square > asked.max_norm**2:
+                refused[self._names[index]] = Refusal(RoundError.exit_code, _TOO_LARGE)
+            else:
+                accepted.append(index)
+        layout, updates = results.layout, {}
+        if asked.each and results.updates is not None:
+            after = {index: results.before + results.updates[index] for index in accepted}
+            updates = {self._names[index]: layout.weights(own) for index, own in after.items()}
+        moved = results.moved(accepted)
+        return Trained(
+            accepted=tuple(self._names[index] for index in accepted),
+            refused=refused,
+            mean=layout.weights((results.before + moved).astype(np.float32)),
+            updates=updates,
+            drift=self._drift(results, accepted, moved),
+        )
+
+    def _drift(
+        self, results: Results, accepted: list[int], moved: NDArray[np.float64]
+    ) -> dict[str, Drift]:
+        if results.updates is None:
+            return {}
+        everybody = len(accepted) == len(results.updates)
+        updates = results.updates if everybody else results.updates[accepted]
+        inner = (updates @ moved.astype(np.float32)).astype(np.float64)
+        norms = np.sqrt(results.square[accepted])
+        lengths = norms * float(np.linalg.norm(moved))
+        cosines = np.divide(inner, lengths, out=np.zeros_like(inner), where=lengths > 0)
+        cosines = np.clip(cosines, -1.0, 1.0)
+        return {
+            self._names[index]: Drift(norm=norm, cosine=cosine)
+            for index, norm, cosine in zip(accepted, norms.tolist(), cosines.tolist(), strict=True)
+        }
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a worker is asked: a round, at some sites."""
+
+    round: Round
+    sites: list[int]
+
+
+class _Crew:
+    """An executor, alone or in workers.
+
+    Args:
+        text: the preprocessing, as JSON.
+        transform: the same.
+        executor: what computes.
+        results: where to.
+        workers: processes; 0 for none.
+    """
+
+    def __init__(
+        self, text: str, transform: Transform, executor: Executor, results: Results, workers: int
+    ) -> None:
+        self.text = text
+        self.transform = transform
+        self.results = results
+        self._executor = executor
+        self._workers = workers
+        self._pool = Pool(workers, self._work) if workers else None
+        self._divided: tuple[list[int], list[list[int]]] = ([], [])
+
+    def train(self, asked: Round, sites: list[int]) -> None:
+        """Compute a round at these sites."""
+        if self._pool is None:
+            self._executor.train(asked, sites, self.results, 0)
+            return
+        if self._divided[0] != sites:
+            self._divided = (sites, divide(sites, self._executor.cost, self._workers))
+        self._pool.run([_Task(asked, shard) for shard in self._divided[1]])
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._pool is not None:
+            self._pool.close()
+
+    def _work(self, worker: int, task: _Task) -> None:
+        self._executor.train(task.round, task.sites, self.results, worker)
+
+
+def divide(sites: Sequence[int], cost: Callable[[int], float], workers: int) -> list[list[int]]:
+    """Sites for each worker, about equal work: the largest first, each to whoever has least.
+
+    >>> divide([0, 1, 2, 3], lambda site: [5.0, 1.0, 3.0, 3.0][site], 2)
+    [[0, 1], [2, 3]]
+    """
+    shards: list[list[int]] = [[] for _ in range(workers)]
+    load = [0.0] * workers
+    for site in sorted(sites, key=lambda site: -cost(site)):
+        least = load.index(min(load))
+        shards[least].append(site)
+        load[least] += cost(site)
+    return shards

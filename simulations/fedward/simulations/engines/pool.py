@@ -1,0 +1,156 @@
+"""Worker processes that stay: one for each core, forked when data and model are there.
+
+What was read and prepared before the fork is shared with the workers, not copied; what they give
+comes back through shared memory (`results.py`). A worker that dies is forked again and its sites
+are done again. Workers end with this process, however it ends: the pipe that they wait at closes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from fedward.common.errors import FedwardError, RoundError
+
+ATTEMPTS = 3
+"""How often the same work may end its worker before the run gives up."""
+_END_S = 2.0
+Work = Callable[[int, Any], None]
+"""Does what a worker (by number) is asked; what it finds out it leaves in shared memory."""
+
+
+def can_fork() -> bool:
+    """Whether this system starts processes that share what is there already."""
+    return "fork" in multiprocessing.get_all_start_methods() and os.uname().sysname == "Linux"
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    asked: Any = None
+    attempts: int = 0
+
+
+class Pool:
+    """Worker processes.
+
+    Args:
+        workers: how many.
+        work: what they do.
+    """
+
+    def __init__(self, workers: int, work: Work) -> None:
+        self._work = work
+        self._workers: list[_Worker] = []
+        for number in range(workers):
+            self._workers.append(self._fork(number))
+
+    @property
+    def processes(self) -> list[int]:
+        """Their process ids."""
+        return [worker.process.pid or 0 for worker in self._workers]
+
+    def run(self, asked: Sequence[Any]) -> None:
+        """Ask each worker something else, and wait until all are done.
+
+        Args:
+            asked: of each worker; must survive pickling. None to ask it nothing.
+
+        Raises:
+            FedwardError: what a worker raised; or a `RoundError` if its process keeps dying.
+        """
+        for number, what in enumerate(asked):
+            worker = self._workers[number]
+            worker.asked, worker.attempts = what, 0
+            if what is not None:
+                self._send(number)
+        while busy := [n for n, worker in enumerate(self._workers) if worker.asked is not None]:
+            pipes = {id(self._workers[n].pipe): n for n in busy}
+            for ready in wait([self._workers[n].pipe for n in busy]):
+                self._receive(pipes[id(ready)])
+
+    def close(self) -> None:
+        """End the workers, also those that are in the middle of something."""
+        for worker in self._workers:
+            worker.pipe.close()
+            worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join(_END_S)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+            worker.process.close()
+        self._workers = []
+
+    def _send(self, number: int) -> None:
+        worker = self._workers[number]
+        worker.attempts += 1
+        with suppress(OSError):  # it is dead, which is noticed when its answer is read
+            worker.pipe.send(worker.asked)
+
+    def _receive(self, number: int) -> None:
+        worker = self._workers[number]
+        try:
+            error = worker.pipe.recv()
+        except (EOFError, OSError):
+            self._again(number)
+            return
+        worker.asked = None
+        if error is not None:
+            raise error
+
+    def _again(self, number: int) -> None:
+        old = self._workers[number]
+        old.pipe.close()
+        old.process.join()
+        code = old.process.exitcode
+        old.process.close()
+        self._workers[number] = self._fork(number)
+        self._workers[number].asked, self._workers[number].attempts = old.asked, old.attempts
+        if old.attempts >= ATTEMPTS:
+            raise RoundError(
+                f"a worker process died {old.attempts} times at the same work (exit code {code})",
+                hint="see whether there is enough memory; `--engine loop` works without workers",
+            )
+        self._send(number)
+
+    def _fork(self, number: int) -> _Worker:
+        context = multiprocessing.get_context("fork")
+        here, there = context.Pipe()
+        foreign = [worker.pipe for worker in self._workers if not worker.pipe.closed]
+        process = context.Process(
+            target=_serve, args=(number, there, self._work, [here, *foreign]), daemon=True
+        )
+        process.start()
+        there.close()
+        return _Worker(process, here)
+
+
+def _serve(number: int, pipe: Connection, work: Work, foreign: list[Connection]) -> None:
+    """Do what is asked until the other end of the pipe is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent ends us
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for other in foreign:  # or the pipe would stay open when the parent dies
+        other.close()
+    while True:
+        try:
+            asked = pipe.recv()
+        except (EOFError, OSError):
+            os._exit(0)
+        answer: FedwardError | None = None
+        try:
+            work(number, asked)
+        except FedwardError as error:
+            answer = type(error)(error.problem, hint=error.hint)
+        try:
+            pipe.send(answer)
+        except OSError:
+            os._exit(0)
