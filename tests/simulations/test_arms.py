@@ -25,6 +25,7 @@ from fedward.common.study import Study
 from fedward.common.tensors import Weights
 from fedward.server.checkpoints import Checkpoints, NoCheckpoints, RunState
 from fedward.server.preparation import first_weights
+from fedward.simulations.engines.choice import Engine
 from fedward.simulations.arms import (
     ArmName,
     ArmResult,
@@ -334,10 +335,26 @@ def test_a_baseline_with_a_site_that_cannot_even_be_made_is_reported() -> None:
     unprotected = judges(study, cohorts)
     with pytest.raises(PrivacyError, match="tiny"):
         _run_together(
-            study, "federated", cohorts, None, unprotected, Workspace(), NoCheckpoints(), quiet
+            study,
+            "federated",
+            cohorts,
+            None,
+            unprotected,
+            Workspace(),
+            NoCheckpoints(),
+            quiet,
+            Engine(),
         )
     parts = _run_together(
-        study, "federated_no_dp", cohorts, None, unprotected, Workspace(), NoCheckpoints(), quiet
+        study,
+        "federated_no_dp",
+        cohorts,
+        None,
+        unprotected,
+        Workspace(),
+        NoCheckpoints(),
+        quiet,
+        Engine(),
     )
     assert parts[0] == {}
     assert parts[1][""].startswith("site tiny: ")

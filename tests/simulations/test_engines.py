@@ -146,7 +146,9 @@ def test_private_training(optimiser: str, rows: int, engine: str) -> None:
     ]
     one, other = ({site.name: site for site in make_sites(study, cohorts)} for _ in range(2))
     assert_same(by_loop(study, one), by_engine(study, other, engine))
-    assert [s.spending.charges for s in one.values()] == [s.spending.charges for s in other.values()]
+    assert [s.spending.charges for s in one.values()] == [
+        s.spending.charges for s in other.values()
+    ]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -166,4 +168,3 @@ def test_who_diverges_or_moves_too_far_is_refused_and_the_others_are_not(engine:
     one, other = by_loop(study, sites[0]), by_engine(study, sites[1], engine)
     assert one.history[0].participants == ("site-0", "site-2", "site-4")
     assert_same(one, other)
-

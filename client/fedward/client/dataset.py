@@ -120,11 +120,11 @@ class JoinedInputs:
     def take(self, rows: NDArray[np.int64]) -> torch.Tensor:
         """The given rows, in the given order."""
         starts = np.cumsum([0, *(len(part) for part in self.parts)])
+        owner = np.searchsorted(starts, rows, side="right") - 1
         batch = torch.empty((len(rows), *self.shape))
-        for part, start, end in zip(self.parts, starts, starts[1:], strict=False):
-            here = np.flatnonzero((rows >= start) & (rows < end))
-            if len(here):
-                batch[torch.from_numpy(here)] = part.take(rows[here] - start)
+        for index in np.unique(owner):
+            here = np.flatnonzero(owner == index)
+            batch[torch.from_numpy(here)] = self.parts[index].take(rows[here] - starts[index])
         return batch
 
 

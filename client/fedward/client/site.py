@@ -206,7 +206,8 @@ class Site:
 
     def prepare(self, transform: Transform) -> tuple[Dataset, Dataset]:
         """Training and test rows as the model sees them; kept until the transform changes."""
-        if self._prepared is None or self._prepared[0] != transform:
+        known = self._prepared[0] if self._prepared else None
+        if self._prepared is None or (known is not transform and known != transform):
             parts = [
                 self._apply(transform, train_rows, test_rows)
                 for train_rows, test_rows in zip(self._training, self._testing, strict=True)
@@ -246,13 +247,12 @@ class Site:
         if self._accepted is None:
             check_transform(self.study, transform)
             self._accepted = transform
-        elif transform != self._accepted:
+        elif transform is not self._accepted and transform != self._accepted:
             raise RoundError(
                 "the server sent another preprocessing than before",
                 hint="it is frozen for a run; start the run again",
             )
-        largest = max((float(np.abs(w).max()) for w in weights.values() if w.size), default=0.0)
-        if self.plan is not None and not largest <= LARGEST_WEIGHT:
+        if self.plan is not None and not _largest(weights) <= LARGEST_WEIGHT:
             raise TrainingError(
                 "training diverged: the server's weights are beyond all use",
                 hint="lower [training] learning_rate",
@@ -282,6 +282,10 @@ class Site:
         """The workspace's module for this study's model; its weights are anybody's."""
         task = self.study.task
         return self._workspace.module(self.study.model, dataset.inputs.shape, task.outputs)
+
+
+def _largest(weights: Weights) -> float:
+    return max((float(np.abs(w).max()) for w in weights.values() if w.size), default=0.0)
 
 
 def _told_nothing(study: Study, scores: NDArray[np.float32]) -> NDArray[np.float32]:

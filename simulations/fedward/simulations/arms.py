@@ -31,7 +31,7 @@ from fedward.common.study.schema import (
 from fedward.server.checkpoints import Checkpoints, NoCheckpoints
 from fedward.server.flower_app import build_server_app
 from fedward.server.rounds import Outcome
-from fedward.simulations.engines.loop import run_in_loop
+from fedward.simulations.engines.choice import Engine, EngineName, Used
 from fedward.simulations.watcher import CurvePoint, Watcher
 
 ArmName = Literal["local", "federated", "federated_no_dp", "pooled"]
@@ -54,6 +54,7 @@ class ArmResult:
         curve: headline metric after each round.
         sites: the sites that trained, by name, with what they spent.
         seconds: wall time of its rounds.
+        engine: what computed it.
     """
 
     name: ArmName
@@ -62,6 +63,7 @@ class ArmResult:
     curve: tuple[CurvePoint, ...]
     sites: Mapping[str, Site]
     seconds: float
+    engine: Used
 
     def outcome_for(self, site: str) -> Outcome | None:
         """The model that this arm offers a site; None if its training failed."""
@@ -173,6 +175,7 @@ def run_arm(
     checkpoints: Checkpoints,
     shown: RoundShown,
     sites: Mapping[str, Site] | None = None,
+    engine: EngineName = "auto",
 ) -> ArmResult:
     """Train one arm.
 
@@ -185,6 +188,7 @@ def run_arm(
         checkpoints: of the run; local runs are short and start again instead.
         shown: is told about every round.
         sites: of `federated`, if they are made already.
+        engine: what computes the sites.
 
     Raises:
         FedwardError: `federated` could not be trained; another arm says so in its result.
@@ -192,14 +196,17 @@ def run_arm(
         OutputError: of any arm: a full disk would cost the results too.
     """
     own = study_of_arm(study, arm)
-    started = time.monotonic()
+    started, chosen = time.monotonic(), Engine(engine)
     if arm == "local":
-        result = _run_local(own, cohorts, judges, workspace, shown)
+        result = _run_local(own, cohorts, judges, workspace, shown, chosen)
     else:
         made = dict(sites) if sites is not None else None
-        result = _run_together(own, arm, cohorts, made, judges, workspace, checkpoints, shown)
+        result = _run_together(
+            own, arm, cohorts, made, judges, workspace, checkpoints, shown, chosen
+        )
     outcomes, failed, curve, trained = result
-    return ArmResult(arm, outcomes, failed, curve, trained, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return ArmResult(arm, outcomes, failed, curve, trained, seconds, chosen.used)
 
 
 _Parts = tuple[dict[str, Outcome], dict[str, str], tuple[CurvePoint, ...], dict[str, Site]]
@@ -214,6 +221,7 @@ def _run_together(
     workspace: Workspace,
     checkpoints: Checkpoints,
     shown: RoundShown,
+    engine: Engine,
 ) -> _Parts:
     curve: tuple[CurvePoint, ...] = ()
     try:
@@ -225,7 +233,7 @@ def _run_together(
             study, judges, sites, shown=lambda number, metric: shown(arm, number, metric)
         )
         try:
-            outcome = _federate(study, sites, watcher, checkpoints)
+            outcome = _federate(study, sites, watcher, checkpoints, engine)
         finally:
             curve = watcher.curve
     except _ENDS_ALL:
@@ -244,6 +252,7 @@ def _run_local(
     judges: Mapping[str, Site],
     workspace: Workspace,
     shown: RoundShown,
+    engine: Engine,
 ) -> _Parts:
     outcomes: dict[str, Outcome] = {}
     failed: dict[str, str] = {}
@@ -254,7 +263,7 @@ def _run_local(
         watcher = Watcher(study, {name: judges[name]}, {}, shown=lambda _number, _metric: None)
         try:
             sites[name] = make_site(study, name, [cohort], workspace)
-            outcomes[name] = _federate(study, {name: sites[name]}, watcher, NoCheckpoints())
+            outcomes[name] = _federate(study, {name: sites[name]}, watcher, NoCheckpoints(), engine)
             curves[name] = watcher.curve
         except _ENDS_ALL:
             raise
@@ -269,13 +278,17 @@ def _run_local(
 
 
 def _federate(
-    study: Study, sites: Mapping[str, Site], watcher: Watcher, checkpoints: Checkpoints
+    study: Study,
+    sites: Mapping[str, Site],
+    watcher: Watcher,
+    checkpoints: Checkpoints,
+    engine: Engine,
 ) -> Outcome:
     outcomes: list[Outcome] = []
     app = build_server_app(
         study, checkpoints=checkpoints, observer=watcher, on_outcome=outcomes.append
     )
-    run_in_loop(app, sites.values())
+    engine.run(app, sites.values())
     return outcomes[0]
 
 

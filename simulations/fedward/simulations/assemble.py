@@ -64,7 +64,7 @@ def assemble(found: Findings) -> report.Results:
         ),
         versions=versions(),
         seed=study.training.seed,
-        engine=report.Engine(name="loop", why="the reference: one site after another"),
+        engine=report.Engine(name=federated.engine.name, why=federated.engine.why),
         sites=tuple(_site(study, cohort) for cohort in found.cohorts),
         metrics={
             arm: {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,16 @@ from fedward.common.exit_codes import exit_codes_help
 from fedward.common.study import load_study
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+class Engine(StrEnum):
+    """See `engines.choice`, which would load torch."""
+
+    AUTO = "auto"
+    LOOP = "loop"
+    STACKED = "stacked"
+    POOL = "pool"
+
 
 _HELP = """Run a study over many virtual hospitals on this machine, and report honestly.
 
@@ -76,6 +87,9 @@ def simulate(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the interrupted run in --out.")
     ] = False,
+    engine: Annotated[
+        Engine, typer.Option(help="What computes the hospitals; auto takes what should be fastest.")
+    ] = Engine.AUTO,
     json: Annotated[
         bool, typer.Option("--json", help="Print results.json instead of the table.")
     ] = False,
@@ -91,7 +105,7 @@ def simulate(
     from fedward.simulations.report.words import metric_of
     from fedward.simulations.simulate import Simulation
 
-    simulation = Simulation.of(study, out, seed=seed, resume=resume)
+    simulation = Simulation.of(study, out, seed=seed, resume=resume, engine=engine.value)
     console = Console(stderr=True, quiet=quiet)
     metric = metric_of(simulation.study.evaluation.metric).label
     with RunProgress(console, simulation.rounds(), metric=metric) as progress:

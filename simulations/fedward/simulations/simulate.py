@@ -25,6 +25,7 @@ from fedward.simulations.arms import (
 )
 from fedward.simulations.assemble import Findings, assemble
 from fedward.simulations.cohorts import load_cohorts
+from fedward.simulations.engines.choice import EngineName
 from fedward.simulations.fingerprint import fingerprint
 from fedward.simulations.judging import cross_site, judge_arm
 from fedward.simulations.outputs import check_output, write_outputs
@@ -59,21 +60,30 @@ class Simulation:
         folder: that the paths of that section are relative to.
         out: where results go.
         resume: continue what an interrupted run left in `out`.
+        engine: what computes the sites.
     """
 
     study: Study
     folder: Path
     out: Path
     resume: bool = False
+    engine: EngineName = "auto"
 
     @staticmethod
-    def of(path: Path, out: Path, *, seed: int | None = None, resume: bool = False) -> Simulation:
+    def of(
+        path: Path,
+        out: Path,
+        *,
+        seed: int | None = None,
+        resume: bool = False,
+        engine: EngineName = "auto",
+    ) -> Simulation:
         """The simulation that a study file describes, with another seed if given."""
         study = load_study(path)
         if seed is not None:
             training = study.training.model_copy(update={"seed": seed})
             study = study.model_copy(update={"training": training})
-        return Simulation(study, path.parent, out, resume)
+        return Simulation(study, path.parent, out, resume, engine)
 
     def rounds(self) -> list[tuple[str, int]]:
         """Arms and their number of rounds, in the order in which they run."""
@@ -137,6 +147,7 @@ class Simulation:
                 workspace=workspace,
                 checkpoints=CheckpointFolder(RunFolder(self.out).checkpoints / arm),
                 shown=listener.on_round,
+                engine=self.engine,
             )
             for arm in arms_of(self.study)
         ]

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from fedward.client.dataset import Dataset, join
 from fedward.client.site import Site
 from fedward.client.spending import Charge, MemorySpending
 from fedward.common.errors import TrainingError
@@ -58,6 +60,7 @@ class Watcher:
         self._sites = sites
         self._shown = shown
         self._transform: Transform | None = None
+        self._tests: tuple[Dataset, NDArray[np.int64]] | None = None
         self._curve: list[CurvePoint] = []
         self._noted = dict.fromkeys(sites, 0)
 
@@ -99,16 +102,19 @@ class Watcher:
     def _metrics(self, weights: Weights) -> dict[str, float | None]:
         if self._transform is None:
             raise TrainingError("a round came before preparation", hint="report this defect")
+        if self._tests is None:
+            tests = [judge.prepare(self._transform)[1] for judge in self._judges.values()]
+            self._tests = join(tests), np.cumsum([len(test) for test in tests])[:-1]
+        joined, ends = self._tests
         kind, metric = self._study.task.kind, self._study.evaluation.metric
-        truth, scores, metrics = [], [], {}
-        for name, judge in self._judges.items():
-            _, test = judge.prepare(self._transform)
-            truth.append(test.target.numpy())
-            scores.append(judge.scores(weights, test))
-            if len(self._judges) <= MOST_SITES:
-                metrics[name] = evaluate(exact_counts(kind, truth[-1], scores[-1]))[metric]
-        everyone = exact_counts(kind, np.concatenate(truth), np.concatenate(scores))
-        return {**metrics, OVERALL: evaluate(everyone)[metric]}
+        # All sites have the same model: their test rows are scored at once.
+        scores = next(iter(self._judges.values())).scores(weights, joined)
+        truth = joined.target.numpy()
+        metrics = {}
+        if len(self._judges) <= MOST_SITES:
+            parts = zip(self._judges, np.split(truth, ends), np.split(scores, ends), strict=True)
+            metrics = {name: evaluate(exact_counts(kind, *own))[metric] for name, *own in parts}
+        return {**metrics, OVERALL: evaluate(exact_counts(kind, truth, scores))[metric]}
 
     def _new_charges(self) -> dict[str, list[dict[str, Any]]]:
         fresh = {}

@@ -18,10 +18,11 @@ GROUP = 8
 
 @register
 class SmallCNN(ModelSpec):
-    """`name = "cnn"`: blocks of convolution, GroupNorm, ReLU and 2×2 pooling, then a linear layer.
+    """`name = "cnn"`: blocks of convolution, GroupNorm, ReLU and 2×2 pooling, then linear layers.
 
     `channels` gives the width of each block (multiples of 8); `pool` is the side of the grid that
-    the last feature map is averaged to before the linear layer.
+    the last feature map is averaged to before the linear layers; `hidden` are the widths of those
+    before the last, with ReLU between them.
     """
 
     modalities: ClassVar[tuple[str, ...]] = ("image",)
@@ -31,9 +32,10 @@ class SmallCNN(ModelSpec):
         Field(min_length=1, max_length=6),
     ] = (16, 32)
     pool: Annotated[int, Field(ge=1, le=16)] = 4
+    hidden: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = ()
 
     def build(self, inputs: tuple[int, ...], outputs: int) -> nn.Module:
-        """Conv-GroupNorm-ReLU-MaxPool blocks, adaptive average pooling, linear."""
+        """Conv-GroupNorm-ReLU-MaxPool blocks, adaptive average pooling, linear layers."""
         from torch import nn
 
         widths = (inputs[0], *self.channels)
@@ -45,7 +47,8 @@ class SmallCNN(ModelSpec):
                 nn.ReLU(),
                 nn.MaxPool2d(2),
             ]
-        features = widths[-1] * self.pool**2
-        return nn.Sequential(
-            *layers, nn.AdaptiveAvgPool2d(self.pool), nn.Flatten(), nn.Linear(features, outputs)
-        )
+        layers += [nn.AdaptiveAvgPool2d(self.pool), nn.Flatten()]
+        dense = (widths[-1] * self.pool**2, *self.hidden)
+        for before, after in pairwise(dense):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        return nn.Sequential(*layers, nn.Linear(dense[-1], outputs))

@@ -17,7 +17,7 @@ from fedward.client.site import Site
 from fedward.client.training import diverged
 from fedward.common.errors import FedwardError, RoundError
 from fedward.common.preprocess import Transform
-from fedward.server.checkpoints import Drift
+from fedward.server.history import Drift
 from fedward.server.replies import Refusal
 from fedward.server.together import Asked, Trained
 from fedward.simulations.engines.executors import Executor, Round

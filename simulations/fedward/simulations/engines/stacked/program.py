@@ -149,5 +149,7 @@ def _layers(module: nn.Module, prefix: str) -> Iterator[Layer]:
 
 def _plain(module: nn.Conv2d) -> bool:
     return (
-        module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+        module.groups == 1
+        and module.padding_mode == "zeros"
+        and not isinstance(module.padding, str)
     )

@@ -103,9 +103,7 @@ def _add_mean_gradient(chunk: Chunk, step: Step, stack: Stack, into: Stack, scal
         layer.add_gradient(target[index], context, arrived, scale=scale, rows=None)
 
 
-def _add_clipped_sum(
-    chunk: Chunk, privacy: Privacy, step: Step, stack: Stack, into: Stack
-) -> None:
+def _add_clipped_sum(chunk: Chunk, privacy: Privacy, step: Step, stack: Stack, into: Stack) -> None:
     """Add the sum over patients of their clipped mean gradients."""
     gradient, own, contexts = _output_gradient(chunk, step, stack)
     same = _same(step.owner, gradient.dtype)
@@ -156,4 +154,3 @@ def _only(values: Any, finite: Tensor) -> Any:
     """Rows that are not finite are as if they were not there; 0 · ∞ would be NaN."""
     kept = finite.view(*finite.shape, *(1,) * (values.dim() - 2))
     return torch.where(kept, values, torch.zeros((), dtype=values.dtype))
-
