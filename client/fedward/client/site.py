@@ -105,7 +105,7 @@ class Site:
 
     def statistics(self) -> Statistics:
         """Sums over the training patients for federated preprocessing, noised under DP."""
-        sources = [self._source("statistics", index) for index in range(len(self._training))]
+        sources = [self.randomness("statistics", index) for index in range(len(self._training))]
         if self.plan is not None:
             self.spending.charge(0, "training", self.plan.statistics_event())
         parts = [
@@ -146,7 +146,7 @@ class Site:
         """
         self._accept(weights, transform, round_number)
         if self.plan is not None:
-            self._source("training", round_number)
+            self.randomness("training", round_number)
             self.spending.charge(round_number, "training", self.plan.training_event())
 
     def local_round(
@@ -161,7 +161,7 @@ class Site:
         return LocalRound(
             dataset=dataset,
             settings=LocalSettings.of(self.study.training, steps=steps, proximal_mu=proximal_mu),
-            randomness=self._source("training", round_number),
+            randomness=self.randomness("training", round_number),
         )
 
     def evaluate(
@@ -179,7 +179,7 @@ class Site:
             TrainingError: training diverged.
         """
         self._accept(weights, transform, round_number)
-        study, randomness = self.study, self._source("evaluation", round_number)
+        study, randomness = self.study, self.randomness("evaluation", round_number)
         if self.plan is not None:
             self.spending.charge(round_number, "testing", self.plan.evaluation_event())
         _, dataset = self.prepare(transform)
@@ -219,7 +219,7 @@ class Site:
             )
         return self._prepared[1], self._prepared[2]
 
-    def _source(self, purpose: str, number: int) -> Randomness:
+    def randomness(self, purpose: str, number: int) -> Randomness:
         """Randomness for a purpose, asked for before anything is charged.
 
         Raises:

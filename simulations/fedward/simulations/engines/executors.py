@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 
 from fedward.client.patient_rows import PatientRows
 from fedward.client.site import LocalRound, Site
-from fedward.client.training import LocalSettings, train
+from fedward.client.training import train
 from fedward.common.errors import TrainingError
-from fedward.common.models.outputs import Kind
 from fedward.common.preprocess import Transform
 from fedward.simulations.engines.results import Results
-from fedward.simulations.engines.stacked.program import Program, Stack
-from fedward.simulations.engines.stacked.schedule import Step, drawn, shuffled
+from fedward.simulations.engines.stacked.program import Program
+from fedward.simulations.engines.stacked.schedule import drawn, shuffled
 from fedward.simulations.engines.stacked.training import Chunk, Privacy, train_chunk
 from fedward.simulations.engines.table import Table
 
@@ -132,6 +131,8 @@ class Stacked:
     def train(self, asked: Round, sites: Sequence[int], results: Results, worker: int) -> None:
         """See `Executor`."""
         results.total[worker] = 0.0
+        if not sites:
+            return
         before = results.layout.weights(results.before)
         weights = [torch.from_numpy(before[name]) for name in self._program.names]
         # Those with most steps first, and as many in each chunk.
@@ -143,8 +144,7 @@ class Stacked:
             add(after, part, results, worker, asked.max_norm)
 
     def _chunk_of(self, asked: Round, sites: NDArray[np.int64]) -> Chunk:
-        works = [self._work(int(site), asked) for site in sites]
-        sources = [work.randomness for work in works]
+        sources = [self._sites[site].randomness("training", asked.number) for site in sites]
         steps, starts = self._steps[sites], self._table.starts[sites]
         study, privacy = self._sites[0].study, None
         if self._patients:
@@ -159,7 +159,7 @@ class Stacked:
             program=self._program,
             table=self._table,
             kind=study.task.kind,
-            settings=works[0].settings,
+            settings=self._work(int(sites[0]), asked).settings,
             sites=len(sites),
             steps=batches,
             privacy=privacy,
@@ -193,14 +193,14 @@ def add(
     after -= torch.from_numpy(results.before)
     if results.updates is not None:
         results.updates[sites] = after.numpy()
-    square = torch.linalg.vector_norm(after, dim=1, dtype=torch.float64).square().numpy()
-    # Finite values may have a norm that is not, in theory: only what is not finite diverged.
-    square[~torch.isfinite(after).all(dim=1).numpy()] = np.nan
-    results.square[sites] = square
+    square = torch.linalg.vecdot(after, after).double().numpy()
+    for row in np.flatnonzero(~np.isfinite(square)):  # finite values may have squares that are not
+        square[row] = after[row].double().square().sum().item()
+    results.square[sites] = np.where(np.isfinite(square), square, np.nan)
     counted = np.isfinite(square)
     if max_norm is not None:
         counted &= square <= max_norm**2
-    share = results.share[sites] * counted
     if not counted.all():
         after[torch.from_numpy(~counted)] = 0.0  # 0 · ∞ would be NaN
-    results.total[worker] += torch.from_numpy(share).to(after.dtype).matmul(after).numpy()
+    share = torch.from_numpy(results.share[sites] * counted).to(after.dtype)
+    results.total[worker] += share.matmul(after).numpy()
