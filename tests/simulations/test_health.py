@@ -12,8 +12,8 @@ from fedward.common.study import Study
 from fedward.common.study.load import EXAMPLE
 from fedward.server.history import RoundRecord
 from fedward.server.rounds import Outcome
-from fedward.simulations.engines.choice import Used
 from fedward.simulations.arms import ArmResult
+from fedward.simulations.engines.choice import Used
 from fedward.simulations.health import MOST_WARNINGS, warnings_of
 from fedward.simulations.judging import Judgement
 

@@ -18,8 +18,8 @@ from fedward.common.study import Study, schema
 from fedward.common.tensors import Weights
 from fedward.server.aggregation import Parts
 from fedward.server.arrays import array_record
-from fedward.server.history import Drift
 from fedward.server.flower_internals import SERVER_NODE_ID
+from fedward.server.history import Drift
 from fedward.server.replies import Refusal, Replies
 
 

@@ -77,7 +77,8 @@ class SeededRandomness:
 
     def order(self, size: int) -> NDArray[np.int64]:
         """`[size]` whole numbers from 0 on, in random order."""
-        return seeded_orders([self], np.array([size]))[0]
+        found: NDArray[np.int64] = seeded_orders([self], np.array([size]))[0]
+        return found
 
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)
@@ -100,8 +101,8 @@ def seeded_orders(
         follows it are the numbers from `sizes[i]` on.
     """
     widest = int(sizes.max(initial=0))
-    first = np.array([source._key for source in sources], np.uint64)  # noqa: SLF001
-    done = np.array([source._ordered for source in sources], np.uint64)  # noqa: SLF001
+    first = np.array([source._key for source in sources], np.uint64)
+    done = np.array([source._ordered for source in sources], np.uint64)
     number = np.arange(1, widest + 1, dtype=np.uint64)
     mixed = (done[:, None] + number) * _STEP + first[:, None]
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
@@ -111,7 +112,7 @@ def seeded_orders(
     mixed >>= np.uint64(1)
     mixed[number > sizes[:, None].astype(np.uint64)] = np.iinfo(np.uint64).max
     for source, size in zip(sources, sizes.tolist(), strict=True):
-        source._ordered += size  # noqa: SLF001
+        source._ordered += size
     return np.argsort(mixed, axis=1, kind="stable")
 
 

@@ -72,10 +72,13 @@ class Pool:
             worker.asked, worker.attempts = what, 0
             if what is not None:
                 self._send(number)
+        errors: list[FedwardError] = []
         while busy := [n for n, worker in enumerate(self._workers) if worker.asked is not None]:
             pipes = {id(self._workers[n].pipe): n for n in busy}
             for ready in wait([self._workers[n].pipe for n in busy]):
-                self._receive(pipes[id(ready)])
+                errors += self._receive(pipes[id(ready)])
+        if errors:
+            raise errors[0]
 
     def close(self) -> None:
         """End the workers, also those that are in the middle of something."""
@@ -96,16 +99,16 @@ class Pool:
         with suppress(OSError):  # it is dead, which is noticed when its answer is read
             worker.pipe.send(worker.asked)
 
-    def _receive(self, number: int) -> None:
+    def _receive(self, number: int) -> list[FedwardError]:
+        """The worker's answer: nothing if it is done, else what stopped it."""
         worker = self._workers[number]
         try:
             error = worker.pipe.recv()
         except (EOFError, OSError):
             self._again(number)
-            return
+            return []
         worker.asked = None
-        if error is not None:
-            raise error
+        return [] if error is None else [error]
 
     def _again(self, number: int) -> None:
         old = self._workers[number]

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn import functional, grad
 
 Weights = Sequence[Tensor]
 """The weights of one layer, `[S, …]` each, in the module's order."""
@@ -73,13 +73,13 @@ class Dense:
         self.names = names
 
     def forward(self, inputs: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
-        """x Wᵀ + b."""
+        """Gives x Wᵀ + b."""
         if len(weights) == 1:
             return torch.bmm(inputs, weights[0].mT), inputs
         return torch.baddbmm(weights[1].unsqueeze(1), inputs, weights[0].mT), inputs
 
     def backward(self, context: Tensor, gradient: Tensor, weights: Weights) -> Tensor:
-        """g W."""
+        """Gives g W."""
         del context
         return torch.bmm(gradient, weights[0])
 
@@ -128,7 +128,8 @@ class _RowWise:
         self, into: Weights, context: Any, gradient: Tensor, *, scale: float, rows: Tensor | None
     ) -> None:
         """See `Trained`."""
-        for target, single in zip(into, self._of_rows(context, gradient), strict=True):
+        made, self._made = self._of_rows(context, gradient), None
+        for target, single in zip(into, made, strict=True):
             if rows is None:
                 total = single.sum(1)
             else:
@@ -158,7 +159,12 @@ class Convolution(_RowWise):
     def forward(self, inputs: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
         """Each site's own convolution."""
         outputs = [
-            functional.conv2d(own, *(w[site] for w in weights), **self._settings)
+            functional.conv2d(
+                own,
+                weights[0][site],
+                weights[1][site] if len(weights) == 2 else None,
+                **self._settings,
+            )
             for site, own in enumerate(inputs)
         ]
         return torch.stack(outputs) if len(outputs) > 1 else outputs[0].unsqueeze(0), inputs
@@ -166,7 +172,7 @@ class Convolution(_RowWise):
     def backward(self, context: Tensor, gradient: Tensor, weights: Weights) -> Tensor:
         """Each site's own."""
         parts = [
-            nn.grad.conv2d_input(own.shape, weights[0][site], gradient[site], **self._settings)
+            grad.conv2d_input(own.shape, weights[0][site], gradient[site], **self._settings)  # type: ignore[no-untyped-call]
             for site, own in enumerate(context)
         ]
         return torch.stack(parts) if len(parts) > 1 else parts[0].unsqueeze(0)
@@ -179,9 +185,8 @@ class Convolution(_RowWise):
             super().add_gradient(into, context, gradient, scale=scale, rows=rows)
             return
         for site, own in enumerate(context):
-            found = nn.grad.conv2d_weight(
-                own, into[0][site].shape, gradient[site], **self._settings
-            )
+            shape = into[0][site].shape
+            found = grad.conv2d_weight(own, shape, gradient[site], **self._settings)  # type: ignore[no-untyped-call]
             into[0][site].add_(found, alpha=scale)
         if len(into) == 2:
             into[1].add_(gradient.sum((1, 3, 4)), alpha=scale)
@@ -203,12 +208,12 @@ class Scale(_RowWise):
     """
 
     def forward(self, inputs: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
-        """x · factor + offset."""
+        """Gives x · factor + offset."""
         factor, offset = (_by_channel(weight, inputs) for weight in weights)
         return torch.addcmul(offset, inputs, factor), inputs
 
     def backward(self, context: Tensor, gradient: Tensor, weights: Weights) -> Tensor:
-        """g · factor."""
+        """Gives g · factor."""
         del context
         return gradient * _by_channel(weights[0], gradient)
 
@@ -233,9 +238,10 @@ class Rectifier:
         return outputs, outputs
 
     def backward(self, context: Tensor, gradient: Tensor, weights: Weights) -> Tensor:
-        """g where x was above 0."""
+        """Passes g on where x was above 0."""
         del weights
-        return torch.ops.aten.threshold_backward(gradient, context, 0)
+        passed: Tensor = torch.ops.aten.threshold_backward(gradient, context, 0)
+        return passed
 
 
 class Shared:
@@ -256,7 +262,7 @@ class Shared:
         rows = inputs.flatten(0, 1).detach().requires_grad_()
         with torch.enable_grad():
             outputs = self._function(rows)
-        return outputs.detach().unflatten(0, inputs.shape[:2]), (rows, outputs)
+        return _by_site(outputs.detach(), inputs), (rows, outputs)
 
     def backward(
         self, context: tuple[Tensor, Tensor], gradient: Tensor, weights: Weights
@@ -265,7 +271,11 @@ class Shared:
         del weights
         rows, outputs = context
         (found,) = torch.autograd.grad(outputs, rows, gradient.flatten(0, 1))
-        return found.unflatten(0, gradient.shape[:2])
+        return _by_site(found, gradient)
+
+
+def _by_site(rows: Tensor, like: Tensor) -> Tensor:
+    return rows.reshape(*like.shape[:2], *rows.shape[1:])
 
 
 class Flat:

@@ -60,6 +60,8 @@ class Program:
         free = all(weight.requires_grad for _, weight in given)
         if trained != [name for name, _ in given] or not free or list(module.buffers()):
             raise UnknownLayer("weights that are shared, frozen or statistics")
+        if not trained:
+            raise UnknownLayer("no weights")
         self.names = tuple(trained)
         """Of the weights, in the module's order."""
 
@@ -120,36 +122,74 @@ def _layers(module: nn.Module, prefix: str) -> Iterator[Layer]:
     Raises:
         UnknownLayer: one is not known; of a subclass nobody knows what it computes.
     """
-    kind = type(module)
-    if kind is nn.Sequential:
-        for name, child in module.named_children():
-            yield from _layers(child, f"{prefix}{name}.")
+    if type(module) is nn.Sequential and not _hooked(module):
+        # Also those that occur twice, which `named_children` would leave out.
+        for name, child in module.named_modules(remove_duplicate=False):
+            if name and "." not in name:
+                yield from _layers(child, f"{prefix}{name}.")
         return
-    names = tuple(f"{prefix}{name}" for name, _ in module.named_parameters(recurse=False))
-    if isinstance(module, nn.Linear) and kind is nn.Linear:
-        yield Dense(names)
-    elif isinstance(module, nn.Conv2d) and kind is nn.Conv2d and _plain(module):
-        yield Convolution(names, module)
-    elif isinstance(module, nn.GroupNorm) and kind is nn.GroupNorm:
-        normalise: Callable[[Tensor], Tensor] = partial(
-            functional.group_norm, num_groups=module.num_groups, eps=module.eps
-        )
-        yield Shared(normalise)
-        if names:
-            yield Scale(names)
-    elif kind is nn.ReLU:
-        yield Rectifier()
-    elif isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1):
-        yield Flat()
-    elif kind in _ALONE:
-        yield Shared(module)
-    elif kind is not nn.Identity:
-        raise UnknownLayer(f"a layer of type {kind.__name__}")
+    make = _MAKERS.get(type(module))
+    own = tuple(name for name, _ in module.named_parameters(recurse=False))
+    found = None
+    if make is not None and own in _OWN and not _hooked(module):
+        found = make(module, tuple(f"{prefix}{name}" for name in own))
+    if found is None:
+        raise UnknownLayer(f"a layer of type {type(module).__name__}")
+    yield from found
 
 
-def _plain(module: nn.Conv2d) -> bool:
-    return (
-        module.groups == 1
-        and module.padding_mode == "zeros"
-        and not isinstance(module.padding, str)
-    )
+Maker = Callable[[Any, tuple[str, ...]], list[Layer] | None]
+"""`(module, names of its weights)` to its layers; None if its settings are not known."""
+_OWN = ((), ("weight",), ("weight", "bias"))
+
+
+def _hooked(module: nn.Module) -> bool:
+    """Whether something else is computed before or after the module's own."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _dense(module: nn.Linear, names: tuple[str, ...]) -> list[Layer]:
+    del module
+    return [Dense(names)]
+
+
+def _convolution(module: nn.Conv2d, names: tuple[str, ...]) -> list[Layer] | None:
+    plain = module.groups == 1 and module.padding_mode == "zeros"
+    return [Convolution(names, module)] if plain and not isinstance(module.padding, str) else None
+
+
+def _group_norm(module: nn.GroupNorm, names: tuple[str, ...]) -> list[Layer]:
+    normalise = partial(functional.group_norm, num_groups=module.num_groups, eps=module.eps)
+    return [Shared(normalise), Scale(names)] if names else [Shared(normalise)]
+
+
+def _rectifier(module: nn.ReLU, names: tuple[str, ...]) -> list[Layer]:
+    del module, names
+    return [Rectifier()]
+
+
+def _flat(module: nn.Flatten, names: tuple[str, ...]) -> list[Layer] | None:
+    del names
+    return [Flat()] if (module.start_dim, module.end_dim) == (1, -1) else None
+
+
+def _identity(module: nn.Identity, names: tuple[str, ...]) -> list[Layer]:
+    del module, names
+    return []
+
+
+def _alone(module: nn.Module, names: tuple[str, ...]) -> list[Layer] | None:
+    del names
+    strange = getattr(module, "inplace", False) or getattr(module, "return_indices", False)
+    return None if strange else [Shared(module)]
+
+
+_MAKERS: dict[type[nn.Module], Maker] = {
+    nn.Linear: _dense,
+    nn.Conv2d: _convolution,
+    nn.GroupNorm: _group_norm,
+    nn.ReLU: _rectifier,
+    nn.Flatten: _flat,
+    nn.Identity: _identity,
+    **dict.fromkeys(_ALONE, _alone),
+}

@@ -26,7 +26,7 @@ class Step:
 
     Attributes:
         rows: int64 `[active · B]`, positions in the table.
-        weight: `[active, B]`: what the row's loss counts; 0 for padding.
+        weight: float64 `[active, B]`: what the row's loss counts; 0 for padding.
         owner: int64 `[active, B]`: which patient of the step a row belongs to, padding to one of
             its own; None where every row has a patient of its own.
     """
@@ -84,7 +84,7 @@ def shuffled(
         weight = valid / np.minimum(left, batch_size)[:, None]
         yield Step(
             torch.from_numpy((rows + starts[:active, None]).reshape(-1)),
-            torch.from_numpy(weight.astype(np.float32)),
+            torch.from_numpy(weight),
         )
 
 
@@ -121,7 +121,7 @@ def drawn(
         most = max(1, *(len(rows) for rows, _ in found))
         rows = np.repeat(starts[:active, None], most, axis=1)
         owner = np.tile(np.arange(most), (active, 1))
-        weight = np.zeros((active, most), np.float32)
+        weight = np.zeros((active, most))
         shared = False
         for site, (own, who) in enumerate(found):
             rows[site, : len(own)] += own

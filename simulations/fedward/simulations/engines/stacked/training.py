@@ -108,16 +108,17 @@ def _add_clipped_sum(chunk: Chunk, privacy: Privacy, step: Step, stack: Stack, i
     gradient, own, contexts = _output_gradient(chunk, step, stack)
     same = _same(step.owner, gradient.dtype)
     taps = list(chunk.program.backward(gradient, own, contexts))
-    inner = sum(layer.squares(context, g, same) for _, layer, context, g in taps)
+    inner = torch.stack([layer.squares(context, g, same) for _, layer, context, g in taps]).sum(0)
     squares = inner if same is None else torch.bmm(same, inner.unsqueeze(2)).squeeze(2)
-    rows = step.weight if same is None else (same * step.weight.unsqueeze(1)).sum(2)
+    counted = step.weight.to(gradient.dtype)
+    rows = counted if same is None else (same * counted.unsqueeze(1)).sum(2)
     norms = squares.clamp(min=0.0).sqrt() / rows.clamp(min=1.0)
     finite = torch.isfinite(norms)
     if not bool(finite.all()):
         taps = [(i, layer, _only(c, finite), _only(g, finite)) for i, layer, c, g in taps]
         norms = torch.where(finite, norms, torch.zeros((), dtype=norms.dtype))
     bounded = privacy.plans[0].clip_factors(norms.double().numpy())
-    factors = torch.from_numpy(bounded).to(norms.dtype) * step.weight * finite / rows.clamp(min=1.0)
+    factors = torch.from_numpy(bounded).to(norms.dtype) * counted * finite / rows.clamp(min=1.0)
     target = _first(into, step.active)
     for index, layer, context, arrived in taps:
         layer.add_gradient(target[index], context, arrived, scale=1.0, rows=factors)
@@ -134,9 +135,9 @@ def _output_gradient(chunk: Chunk, step: Step, stack: Stack) -> tuple[Tensor, St
     own = _first(stack, step.active)
     inputs, target = chunk.table.batch(step.rows)
     shape = step.weight.shape
-    outputs, contexts = chunk.program.forward(inputs.unflatten(0, shape), own)
+    outputs, contexts = chunk.program.forward(inputs.reshape(*shape, *inputs.shape[1:]), own)
     found = loss_gradient(chunk.kind, outputs.flatten(0, 1), target)
-    return found.unflatten(0, shape), own, contexts
+    return found.reshape(*shape, -1), own, contexts
 
 
 def _first(stack: Stack, active: int) -> Stack:
