@@ -86,6 +86,17 @@ def test_cnn_takes_any_size_of_picture(height: int, width: int, channels: int) -
     assert module(torch.zeros(2, channels, height, width)).shape == (2, 1)
 
 
+def test_cnn_may_have_linear_layers_between() -> None:
+    spec = parse_model({"name": "cnn", "channels": [8], "pool": 2, "hidden": [10, 6]})
+    cnn = build_module(spec, (3, 16, 12), 4, 0)
+    linear = [tuple(m.weight.shape) for m in cnn.modules() if isinstance(m, nn.Linear)]
+    assert linear == [(10, 8 * 4), (6, 10), (4, 6)]
+    assert [type(m) for m in list(cnn.children())[-5:]] == [nn.Linear, nn.ReLU] * 2 + [nn.Linear]
+    assert cnn(torch.zeros(2, 3, 16, 12)).shape == (2, 4)
+    without = build_module(parse_model({"name": "cnn", "channels": [8]}), (3, 16, 12), 4, 0)
+    assert sum(isinstance(m, nn.Linear) for m in without.modules()) == 1
+
+
 @pytest.mark.parametrize(
     ("table", "words"),
     [
@@ -98,6 +109,8 @@ def test_cnn_takes_any_size_of_picture(height: int, width: int, channels: int) -
         ({"name": "mlp", "hidden": [True]}, r"hidden\[0\] is a boolean"),
         ({"name": "cnn", "channels": [12]}, r"multiple of 8"),
         ({"name": "cnn", "channels": [8] * 7}, "at most 6"),
+        ({"name": "cnn", "hidden": [0]}, r"hidden\[0\]"),
+        ({"name": "cnn", "hidden": [4097]}, r"hidden\[0\]"),
     ],
 )
 def test_what_is_refused(table: object, words: str) -> None:

@@ -218,8 +218,9 @@ class Scale(_RowWise):
         return gradient * _by_channel(weights[0], gradient)
 
     def _make(self, context: Tensor, gradient: Tensor) -> list[Tensor]:
-        flat = gradient.flatten(3)
-        return [(flat * context.flatten(3)).sum(3), flat.sum(3)]
+        channels = (*gradient.shape[:3], -1)
+        flat = gradient.reshape(channels)
+        return [(flat * context.reshape(channels)).sum(3), flat.sum(3)]
 
 
 def _by_channel(weight: Tensor, like: Tensor) -> Tensor:
