@@ -69,7 +69,8 @@ class Program:
         """The same weights for each site, ready to be changed."""
         values = iter(weights)
         return [
-            [next(values).expand(sites, *shape).contiguous() for shape in shapes]
+            # Not `contiguous`: for one site that would be the given weights themselves.
+            [next(values).repeat(sites, *(1,) * len(shape)) for shape in shapes]
             for shapes in self._shapes(weights)
         ]
 

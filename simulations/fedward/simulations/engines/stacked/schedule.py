@@ -81,6 +81,8 @@ def shuffled(
             rows[there] = known[one][there[:, None], first[there, None] + column]
         left = sizes[:active] - first
         valid = column < left[:, None]
+        # Padded by a row of the same batch: nothing of another one can spoil it.
+        rows = np.where(valid, rows, rows[:, :1])
         weight = valid / np.minimum(left, batch_size)[:, None]
         yield Step(
             torch.from_numpy((rows + starts[:active, None]).reshape(-1)),

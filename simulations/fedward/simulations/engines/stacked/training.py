@@ -6,7 +6,8 @@ and what it is divided by come from each site's `PrivacyPlan`, as in `client.pri
 
 Guarantee of the private gradient:
     That of `client.private`, edge cases included, for each site by itself: sites share nothing but
-    the call that computes them.
+    the call that computes them. A row counts as not finite already when its squared norm, or the
+    square of what goes into a layer, overflows.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from fedward.client.training import LocalSettings
 from fedward.common.models.outputs import Kind, loss_gradient
 from fedward.common.privacy.plan import PrivacyPlan
 from fedward.common.privacy.randomness import Randomness
+from fedward.simulations.engines.stacked.layers import Trained
 from fedward.simulations.engines.stacked.optimisers import Optimiser, is_plain
 from fedward.simulations.engines.stacked.program import Program, Stack
 from fedward.simulations.engines.stacked.schedule import Step
@@ -107,21 +109,39 @@ def _add_clipped_sum(chunk: Chunk, privacy: Privacy, step: Step, stack: Stack, i
     """Add the sum over patients of their clipped mean gradients."""
     gradient, own, contexts = _output_gradient(chunk, step, stack)
     same = _same(step.owner, gradient.dtype)
-    taps = list(chunk.program.backward(gradient, own, contexts))
-    inner = torch.stack([layer.squares(context, g, same) for _, layer, context, g in taps]).sum(0)
-    squares = inner if same is None else torch.bmm(same, inner.unsqueeze(2)).squeeze(2)
     counted = step.weight.to(gradient.dtype)
     rows = counted if same is None else (same * counted.unsqueeze(1)).sum(2)
-    norms = squares.clamp(min=0.0).sqrt() / rows.clamp(min=1.0)
-    finite = torch.isfinite(norms)
-    if not bool(finite.all()):
+    taps = list(chunk.program.backward(gradient, own, contexts))
+    squares = _squares(taps, same)
+    if not bool(torch.isfinite(squares).all()):
+        # Found out by single rows: a row that is not finite is NaN in sums with others, too.
+        finite = _of_patients(torch.isfinite(_squares(taps, None)), same)
         taps = [(i, layer, _only(c, finite), _only(g, finite)) for i, layer, c, g in taps]
-        norms = torch.where(finite, norms, torch.zeros((), dtype=norms.dtype))
+        squares = torch.where(finite, _squares(taps, same), torch.zeros((), dtype=squares.dtype))
+        counted = counted * finite
+    norms = squares.clamp(min=0.0).sqrt() / rows.clamp(min=1.0)
     bounded = privacy.plans[0].clip_factors(norms.double().numpy())
-    factors = torch.from_numpy(bounded).to(norms.dtype) * counted * finite / rows.clamp(min=1.0)
+    factors = torch.from_numpy(bounded).to(norms.dtype) * counted / rows.clamp(min=1.0)
     target = _first(into, step.active)
     for index, layer, context, arrived in taps:
         layer.add_gradient(target[index], context, arrived, scale=1.0, rows=factors)
+
+
+Tap = tuple[int, Trained, Any, Tensor]
+"""What `Program.backward` yields."""
+
+
+def _squares(taps: list[Tap], same: Tensor | None) -> Tensor:
+    """Squared norms of patients' summed gradients, for each of their rows: `[active, B]`."""
+    inner = torch.stack([layer.squares(context, g, same) for _, layer, context, g in taps]).sum(0)
+    return inner if same is None else torch.bmm(same, inner.unsqueeze(2)).squeeze(2)
+
+
+def _of_patients(finite: Tensor, same: Tensor | None) -> Tensor:
+    """Rows of patients whose rows are all finite."""
+    if same is None:
+        return finite
+    return torch.bmm(same, (~finite).to(same.dtype).unsqueeze(2)).squeeze(2) == 0.0
 
 
 def _privatise(privacy: Privacy, totals: Tensor) -> None:
