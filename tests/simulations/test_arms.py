@@ -25,7 +25,6 @@ from fedward.common.study import Study
 from fedward.common.tensors import Weights
 from fedward.server.checkpoints import Checkpoints, NoCheckpoints, RunState
 from fedward.server.preparation import first_weights
-from fedward.simulations.engines.choice import Engine
 from fedward.simulations.arms import (
     ArmName,
     ArmResult,
@@ -37,6 +36,7 @@ from fedward.simulations.arms import (
     seeded,
     study_of_arm,
 )
+from fedward.simulations.engines.choice import Engine
 from fedward.simulations.engines.flaky import run_flaky
 from fedward.simulations.fakes import make_cohort, make_cohorts, small_study
 from fedward.simulations.fakes import make_sites as fake_sites
@@ -303,13 +303,13 @@ def test_all_sites_that_cannot_keep_the_promise_are_named_at_once(tiny: int, nam
 
 
 class Broken(NoCheckpoints):
-    """Checkpoints that fail with the given error after the first round."""
+    """Checkpoints that fail with the given error after the last round."""
 
     def __init__(self, error: FedwardError) -> None:
         self._error = error
 
     def save(self, state: RunState) -> RunState:
-        if state.round == 1:
+        if state.round == 2:
             raise self._error
         return state
 
@@ -322,7 +322,7 @@ def test_whatever_a_baseline_fails_of_is_reported(arm: ArmName, kind: type[Fedwa
     error = kind("it cannot", hint="change it")
     found = run(study, arm, cohorts, checkpoints=Broken(error))
     assert (found.outcomes, found.failed) == ({}, {"": "it cannot: change it"})
-    assert [point.round for point in found.curve] == [1]
+    assert [point.round for point in found.curve] == [1, 2]
     (warning,) = warnings_of(study, [found], {})
     assert warning == f"{arm}: could not be trained: it cannot: change it"
     with pytest.raises(kind, match="it cannot"):

@@ -168,3 +168,15 @@ def test_who_diverges_or_moves_too_far_is_refused_and_the_others_are_not(engine:
     one, other = by_loop(study, sites[0]), by_engine(study, sites[1], engine)
     assert one.history[0].participants == ("site-0", "site-2", "site-4")
     assert_same(one, other)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_sites(count: int, engine: str) -> None:
+    """So that a worker has one site, or none."""
+    study = small_study(model=MODELS[1], training={"rounds": 3})
+
+    def some() -> dict[str, Site]:
+        return dict(list(hospitals(study).items())[:count])
+
+    assert_same(by_loop(study, some()), by_engine(study, some(), engine))

@@ -13,7 +13,7 @@ from fedward.common.study.load import EXAMPLE
 from fedward.server.history import RoundRecord
 from fedward.server.rounds import Outcome
 from fedward.simulations.arms import ArmResult
-from fedward.simulations.engines.choice import Used
+from fedward.simulations.engines.choice import REFERENCE
 from fedward.simulations.health import MOST_WARNINGS, warnings_of
 from fedward.simulations.judging import Judgement
 
@@ -36,7 +36,7 @@ def arm(
 ) -> ArmResult:
     history = tuple(RoundRecord(n + 1, ("a",), refused=r) for n, r in enumerate(refused))
     outcomes = {} if failed else {"": Outcome({}, None, history)}  # type: ignore[arg-type]
-    return ArmResult(name, outcomes, failed or {}, (), {}, 0.0, Used("loop", ""))
+    return ArmResult(name, outcomes, failed or {}, (), {}, 0.0, REFERENCE)
 
 
 def judged(truth: list[float], scores: list[Any]) -> dict[str, Judgement]:

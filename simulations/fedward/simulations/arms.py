@@ -31,7 +31,8 @@ from fedward.common.study.schema import (
 from fedward.server.checkpoints import Checkpoints, NoCheckpoints
 from fedward.server.flower_app import build_server_app
 from fedward.server.rounds import Outcome
-from fedward.simulations.engines.choice import Engine, EngineName, Used
+from fedward.simulations.engines.choice import Engine, Used
+from fedward.simulations.pacing import Paced
 from fedward.simulations.watcher import CurvePoint, Watcher
 
 ArmName = Literal["local", "federated", "federated_no_dp", "pooled"]
@@ -175,7 +176,7 @@ def run_arm(
     checkpoints: Checkpoints,
     shown: RoundShown,
     sites: Mapping[str, Site] | None = None,
-    engine: EngineName = "auto",
+    engine: Engine | None = None,
 ) -> ArmResult:
     """Train one arm.
 
@@ -188,7 +189,7 @@ def run_arm(
         checkpoints: of the run; local runs are short and start again instead.
         shown: is told about every round.
         sites: of `federated`, if they are made already.
-        engine: what computes the sites.
+        engine: what computes the sites; of this arm alone.
 
     Raises:
         FedwardError: `federated` could not be trained; another arm says so in its result.
@@ -196,7 +197,7 @@ def run_arm(
         OutputError: of any arm: a full disk would cost the results too.
     """
     own = study_of_arm(study, arm)
-    started, chosen = time.monotonic(), Engine(engine)
+    started, chosen = time.monotonic(), engine or Engine()
     if arm == "local":
         result = _run_local(own, cohorts, judges, workspace, shown, chosen)
     else:
@@ -285,10 +286,12 @@ def _federate(
     engine: Engine,
 ) -> Outcome:
     outcomes: list[Outcome] = []
-    app = build_server_app(
-        study, checkpoints=checkpoints, observer=watcher, on_outcome=outcomes.append
-    )
-    engine.run(app, sites.values())
+    paced = Paced(checkpoints, last=study.training.rounds)
+    app = build_server_app(study, checkpoints=paced, observer=watcher, on_outcome=outcomes.append)
+    try:
+        engine.run(app, sites.values())
+    finally:
+        paced.flush()
     return outcomes[0]
 
 

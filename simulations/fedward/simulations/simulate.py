@@ -25,13 +25,14 @@ from fedward.simulations.arms import (
 )
 from fedward.simulations.assemble import Findings, assemble
 from fedward.simulations.cohorts import load_cohorts
-from fedward.simulations.engines.choice import EngineName
+from fedward.simulations.engines.choice import Engine, EngineName
 from fedward.simulations.fingerprint import fingerprint
 from fedward.simulations.judging import cross_site, judge_arm
 from fedward.simulations.outputs import check_output, write_outputs
 from fedward.simulations.report.results import Results
 from fedward.simulations.run_folder import RunFolder
 
+_ENGINE = "engine.json"
 _TWO_THREADS_FROM = 48 * 48
 """Pixels."""
 
@@ -137,6 +138,7 @@ class Simulation:
     ) -> Findings:
         open_study = study_of_arm(self.study, "federated_no_dp")
         judges = {c.site: make_site(open_study, c.site, [c], workspace) for c in cohorts}
+        kept = RunFolder(self.out).checkpoints
         arms = [
             run_arm(
                 self.study,
@@ -145,9 +147,9 @@ class Simulation:
                 sites=sites if arm == "federated" else None,
                 judges=judges,
                 workspace=workspace,
-                checkpoints=CheckpointFolder(RunFolder(self.out).checkpoints / arm),
+                checkpoints=CheckpointFolder(kept / arm),
                 shown=listener.on_round,
-                engine=self.engine,
+                engine=Engine(self.engine, memo=kept / arm / _ENGINE),
             )
             for arm in arms_of(self.study)
         ]

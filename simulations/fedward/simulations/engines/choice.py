@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Literal, get_args
 
 from flwr.serverapp import ServerApp
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedward.client.site import Site
+from fedward.common.files import write_atomic
 from fedward.common.models.state import count_parameters
 from fedward.common.preprocess import Transform
 from fedward.simulations.engines.carrier import EngineGrid
@@ -29,17 +32,25 @@ STACKED_UP_TO = 100_000
 """Weights of a model up to which many sites at once are faster than one after another."""
 
 
-@dataclass(frozen=True)
-class Used:
-    """What computed a run.
+class Used(BaseModel):
+    """What computes a run.
 
     Attributes:
         name: of the engine.
-        why: it was that one, in words.
+        why: it is that one, in words.
+        looped: one site after another, not many at once.
+        workers: processes; 0 if it is the one that asks.
     """
+
+    model_config = ConfigDict(frozen=True)
 
     name: str
     why: str
+    looped: bool = True
+    workers: int = 0
+
+
+REFERENCE = Used(name="loop", why="one site after another")
 
 
 class Engine:
@@ -47,11 +58,14 @@ class Engine:
 
     Args:
         wanted: which engine.
+        memo: where the choice is kept, so that a run that is resumed is computed as it began, bit
+            for bit; None to choose anew each time.
     """
 
-    def __init__(self, wanted: EngineName = "auto") -> None:
+    def __init__(self, wanted: EngineName = "auto", *, memo: Path | None = None) -> None:
         self._wanted = wanted
-        self.used = Used("loop", "one site after another")
+        self._memo = memo
+        self.used = self._remembered() or REFERENCE
         """What computed the last run."""
 
     def run(self, app: ServerApp, sites: Iterable[Site]) -> None:
@@ -61,34 +75,51 @@ class Engine:
             FedwardError: whatever ends the run; see `Rounds.run`.
         """
         known = list(sites)
+        remembered = self._remembered()
         if self._wanted == "loop" or len(known) == 1:
+            self.used = REFERENCE
             run_in_loop(app, known)
             return
         workers = 0 if self._wanted == "stacked" or not can_fork() else processors()
-        grid = EngineGrid(known, make=self._make, workers=workers if workers > 1 else 0)
-        self._where = f"{min(workers, len(known))} processes" if workers > 1 else "one process"
+        workers = remembered.workers if remembered else workers if workers > 1 else 0
+        workers = min(workers, len(known))
+        make = partial(self._make, workers)
+        grid = EngineGrid(known, make=make, workers=workers)
         try:
             run_over(app, grid)
         finally:
             grid.close()
 
-    def _make(self, sites: Sequence[Site], transform: Transform) -> Executor:
+    def _make(self, workers: int, sites: Sequence[Site], transform: Transform) -> Executor:
+        self.used = self._remembered() or self._choose(workers, sites, transform)
+        if self._memo is not None:
+            write_atomic(self._memo, self.used.model_dump_json())
+        return Looped(sites, transform) if self.used.looped else Stacked(sites, transform)
+
+    def _choose(self, workers: int, sites: Sequence[Site], transform: Transform) -> Used:
         dataset, _ = sites[0].prepare(transform)
         module = sites[0].module(dataset)
         size, pictures = count_parameters(module), len(dataset.inputs.shape) > 1
-        of_size = f"the model has {size:,} weights"
-        name = "stacked" if self._where == "one process" else "pool"
+        name = "pool" if workers else "stacked"
+        where = f"in {workers} processes" if workers else "in one process"
         try:
             Program(module)
         except UnknownLayer as unknown:
-            self.used = Used(name, f"one site after another in {self._where}: it has {unknown}")
-            return Looped(sites, transform)
+            why = f"one site after another {where}: it has {unknown}"
+            return Used(name=name, why=why, looped=True, workers=workers)
         private = sites[0].plan is not None
-        if self._wanted != "stacked" and not private and (pictures or size > STACKED_UP_TO):
-            self.used = Used(name, f"one site after another in {self._where}: {of_size}")
-            return Looped(sites, transform)
-        self.used = Used(name, f"many sites at once in {self._where}: {of_size}")
-        return Stacked(sites, transform)
+        looped = self._wanted != "stacked" and not private and (pictures or size > STACKED_UP_TO)
+        how = "one site after another" if looped else "many sites at once"
+        why = f"{how} {where}: the model has {size:,} weights"
+        return Used(name=name, why=why, looped=looped, workers=workers)
+
+    def _remembered(self) -> Used | None:
+        if self._memo is None or not self._memo.exists():
+            return None
+        try:
+            return Used.model_validate_json(self._memo.read_bytes())
+        except (OSError, ValidationError):
+            return None  # chosen anew: the same, unless the machine is another
 
 
 def processors() -> int:
