@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from fedward.common.privacy.randomness import Randomness, SecureRandomness, SeededRandomness
+from fedward.common.privacy.randomness import (
+    Randomness,
+    SecureRandomness,
+    SeededRandomness,
+    seeded_orders,
+)
 
 # Secure numbers differ every time: at this level a right implementation fails once in 10⁷ runs.
 LEVEL = 1e-7
@@ -106,3 +112,61 @@ def test_seeded_streams_differ_by_seed_and_path() -> None:
 def test_seeded_takes_numpy_integers() -> None:
     path = np.int64(4)
     assert SeededRandomness(2, int(path)).normal(1) == SeededRandomness(2, path).normal(1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("source", [SeededRandomness(5, "order"), SecureRandomness()])
+@pytest.mark.parametrize("size", [0, 1, 2, 17, 1000])
+def test_an_order_is_a_permutation(source: Randomness, size: int) -> None:
+    order = source.order(size)
+    assert order.dtype == np.int64
+    assert sorted(order.tolist()) == list(range(size))
+
+
+@pytest.mark.parametrize("make", [SeededRandomness, lambda *_: SecureRandomness()])
+def test_every_order_is_as_likely(make: Callable[..., Randomness]) -> None:
+    """All 24 orders of 4, from successive calls and from streams of many paths."""
+    successive, n = make(6, "one"), 6000
+    for draw in (lambda _: successive.order(4), lambda index: make(6, "site", index).order(4)):
+        codes = [int(draw(index) @ [64, 16, 4, 1]) for index in range(n)]
+        _, counts = np.unique(codes, return_counts=True)
+        assert len(counts) == 24
+        assert stats.chisquare(counts).pvalue > LEVEL
+        # Not so if a twentieth of them were left as they are: the test has power.
+        skewed = counts * 0.95 + np.eye(24)[0] * n * 0.05
+        assert stats.chisquare(skewed).pvalue < LEVEL
+
+
+def test_orders_of_different_streams_and_calls_are_independent() -> None:
+    size = 2000
+    sources = [SeededRandomness(8, *path) for path in [("a", 1), ("a", 2), ("b", 1)]]
+    orders = [source.order(size) for source in sources for _ in range(3)]
+    for index, one in enumerate(orders):
+        for other in orders[:index]:
+            assert stats.pearsonr(one, other).pvalue > LEVEL
+            assert stats.pearsonr(one[1:], other[:-1]).pvalue > LEVEL
+    assert stats.pearsonr(orders[0], np.roll(orders[0], 0)).pvalue < LEVEL
+
+
+def test_an_order_changes_no_other_numbers_and_none_changes_it() -> None:
+    one, other = SeededRandomness(4, "x"), SeededRandomness(4, "x")
+    first = one.order(9)
+    assert (one.normal(5) == other.normal(5)).all()
+    assert (other.order(9) == first).all()
+
+
+def test_many_orders_at_once_are_those_of_each_stream() -> None:
+    sizes = np.array([5, 0, 12, 1, 12])
+
+    def streams() -> list[SeededRandomness]:
+        return [SeededRandomness(3, f"site-{index}", 7) for index in range(len(sizes))]
+
+    together, alone = streams(), streams()
+    for call in range(3):  # the second order of a stream goes on where the first ended
+        asked = np.roll(sizes, call)
+        found = seeded_orders(together, asked)
+        assert found.shape == (5, 12)
+        for row, source, size in zip(found, alone, asked.tolist(), strict=True):
+            assert row[:size].tolist() == source.order(size).tolist()
+            assert row[size:].tolist() == list(range(size, 12))
+    once, again = SeededRandomness(3, "y"), SeededRandomness(3, "y")
+    assert once.order(8).tolist() == again.order(8).tolist() != once.order(8).tolist()

@@ -252,6 +252,12 @@ def hooked() -> nn.Module:
     return module
 
 
+def hooked_whole() -> nn.Module:
+    module = nn.Sequential(nn.Linear(3, 3))
+    module.register_forward_pre_hook(lambda _module, inputs: 2 * inputs[0])
+    return module
+
+
 def with_more() -> nn.Module:
     module = nn.Sequential(nn.Linear(3, 3))
     module[0].register_parameter("more", nn.Parameter(torch.zeros(1)))
@@ -282,6 +288,7 @@ STRANGE: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "a frozen weight": (frozen, "shared, frozen or statistics"),
     "a buffer": (buffered, "shared, frozen or statistics"),
     "a hook": (hooked, "Linear"),
+    "a hook on everything": (hooked_whole, "Sequential"),
     "another weight": (with_more, "Linear"),
     "nothing to train": (lambda: nn.Sequential(nn.Flatten()), "no weights"),
 }
