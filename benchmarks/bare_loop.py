@@ -53,7 +53,7 @@ def build(model: dict[str, Any], inputs: tuple[int, ...]) -> nn.Sequential:
 
 def plain(module: nn.Module, load: dict[str, Any]) -> Local:
     """Local SGD over shuffled batches."""
-    optimizer = torch.optim.SGD(module.parameters(), lr=load["learning_rate"])
+    optimizer = torch.optim.SGD(module.parameters(), lr=load["learning_rate"], foreach=False)
     loss, batch = functional.binary_cross_entropy_with_logits, load["batch_size"]
 
     def local(inputs: Tensor, target: Tensor) -> None:
@@ -74,7 +74,7 @@ def private(module: nn.Module, load: dict[str, Any]) -> Local:
 
     hooked = GradSampleModule(module, loss_reduction="sum")
     parameters: list[Any] = list(module.parameters())
-    optimizer = torch.optim.SGD(parameters, lr=load["learning_rate"])
+    optimizer = torch.optim.SGD(parameters, lr=load["learning_rate"], foreach=False)
     loss, expected = functional.binary_cross_entropy_with_logits, load["batch_size"]
     clip, deviation = load["max_grad_norm"], load["noise_multiplier"] * load["max_grad_norm"]
 
@@ -100,7 +100,7 @@ def private(module: nn.Module, load: dict[str, Any]) -> Local:
             norms = torch.stack([torch.linalg.vector_norm(g, dim=1) for g in flat], 1)
             factors = (clip / (torch.linalg.vector_norm(norms, dim=1) + 1e-6)).clamp_(max=1.0)
             for total, rows in zip(noise, flat, strict=True):
-                total.view(-1).addmv_(rows.mT, factors)
+                total += (factors @ rows).view_as(total)
         torch._foreach_div_(noise, float(expected))
         for parameter, gradient in zip(parameters, noise, strict=True):
             parameter.grad = gradient
@@ -117,9 +117,12 @@ def federate(load: dict[str, Any], inputs: Tensor, target: Tensor) -> tuple[nn.M
         target: `[sites, rows, 1]`.
     """
     module = build(load["model"], tuple(inputs.shape[2:]))
-    weights = list(module.parameters())
+    # A quarter faster; with private steps Opacus 1.6 then gives wrong gradients of convolutions.
+    if load["model"]["name"] == "cnn" and not load["private"]:
+        module = module.to(memory_format=torch.channels_last)
+    weights: list[Tensor] = list(module.parameters())
     local = (private if load["private"] else plain)(module, load)
-    sites = [(own, its) for own, its in zip(inputs.unbind(), target.unbind(), strict=True)]
+    sites = list(zip(inputs.unbind(), target.unbind(), strict=True))
     shares = [1.0 / len(sites)] * len(sites)
     shared = [w.detach().clone() for w in weights]
     total = [torch.zeros_like(w) for w in shared]
@@ -160,9 +163,7 @@ def main() -> None:
         target = torch.from_numpy(rows["train_y"]).float()
         truth = torch.from_numpy(rows["test_y"]).bool()
     shape = (load["sites"], load["rows"])
-    module, seconds = federate(
-        load, inputs.view(*shape, *inputs.shape[1:]), target.view(*shape, 1)
-    )
+    module, seconds = federate(load, inputs.view(*shape, *inputs.shape[1:]), target.view(*shape, 1))
     with torch.no_grad():
         right = (module(test_inputs)[:, 0] > 0) == truth
     print(json.dumps({"seconds": seconds, "accuracy": float(right.float().mean())}))

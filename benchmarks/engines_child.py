@@ -14,7 +14,8 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-from fedward.simulations.simulate import Simulation
+_STARTED = time.monotonic()
+from fedward.simulations.simulate import Simulation  # noqa: E402
 
 
 class Clock:
@@ -25,13 +26,14 @@ class Clock:
 
     def on_round(self, arm: str, round_number: int, metric: float | None) -> None:
         """See `simulate.Listener`."""
+        del arm, round_number, metric
         self.at.append(time.monotonic())
 
 
 def main() -> None:
     """Run a workload's study as `fedward simulate` does."""
     folder, engine = Path(sys.argv[1]), sys.argv[2]
-    called = float(sys.argv[3]) if len(sys.argv) > 3 else time.monotonic()
+    called = float(sys.argv[3]) if len(sys.argv) > 3 else _STARTED
     imported, clock = time.monotonic(), Clock()
     with tempfile.TemporaryDirectory(dir=folder) as out:
         simulation = Simulation.of(folder / "study.toml", Path(out), engine=engine)

@@ -1,10 +1,10 @@
 """Workloads of `engines.py` as folders: a real study, a site file, and data drawn from a seed.
 
-    workload.json   what `bare_loop.py` needs to know
-    rows.npz        the rows, for `bare_loop.py`
-    study.toml      the same for the product
-    site.toml
-    data.parquet    or images.npz
+workload.json   what `bare_loop.py` needs to know
+rows.npz        the rows, for `bare_loop.py`
+study.toml      the same for the product
+site.toml
+data.parquet    or images.npz
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Workload:
     rows: int
     rounds: int
     private: bool = False
-    learning_rate: float = 0.2
+    learning_rate: float = 0.5
     batch_size: int = 32
     epochs: int = 1
     seed: int = 1
@@ -57,7 +57,7 @@ class Workload:
     @property
     def pictures(self) -> bool:
         """Whether inputs are pictures."""
-        return self.model["name"] == "cnn"
+        return bool(self.model["name"] == "cnn")
 
     @property
     def tests(self) -> int:
@@ -67,9 +67,9 @@ class Workload:
 
 WORKLOADS = (
     Workload("W1", MLP, 100, 200, 20, aim=12.0),
-    Workload("W2", MLP, 1000, 50, 5, aim=14.0),
-    Workload("W3", CNN, 20, 200, 5, aim=1.7),
-    Workload("W4", CNN, 20, 200, 5, private=True, aim=2.7),
+    Workload("W2", MLP, 1000, 50, 5, learning_rate=2.0, aim=14.0),
+    Workload("W3", CNN, 20, 200, 5, learning_rate=0.1, aim=1.7),
+    Workload("W4", CNN, 20, 200, 5, learning_rate=0.1, private=True, aim=2.7),
     Workload("W5", MLP, 100, 200, 20, private=True, aim=30.0),
 )
 
@@ -87,7 +87,7 @@ def write(load: Workload, folder: Path) -> Path:
         rows[f"{part}_site"] = site
         draw = _pictures if load.pictures else _table
         rows[f"{part}_x"], rows[f"{part}_y"] = draw(rng, count)
-    np.savez(folder / "rows.npz", **rows)
+    _save(folder / "rows.npz", rows)
     (_write_pictures if load.pictures else _write_table)(folder, rows)
     (folder / "workload.json").write_text(json.dumps(asdict(load), indent=1))
     (folder / "study.toml").write_text(_study(load))
@@ -101,13 +101,13 @@ def _table(rng: np.random.Generator, count: int) -> tuple[NDArray[Any], NDArray[
 
 
 def _pictures(rng: np.random.Generator, count: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Grey noise with a faint square, left or right."""
-    values = rng.integers(0, 200, (count, SIDE, SIDE), dtype=np.uint8)
+    """Grey noise with a bright square, left or right."""
+    values = rng.integers(0, 150, (count, SIDE, SIDE), dtype=np.uint8)
     right = rng.random(count) < 0.5
     tops = rng.integers(2, SIDE - 10, count)
     for index, (top, is_right) in enumerate(zip(tops.tolist(), right.tolist(), strict=True)):
         left = SIDE - 11 if is_right else 3
-        values[index, top : top + 8, left : left + 8] += 55
+        values[index, top : top + 8, left : left + 8] += 90
     return values, right
 
 
@@ -139,11 +139,15 @@ def _write_pictures(folder: Path, rows: Mapping[str, NDArray[Any]]) -> None:
         arrays[f"{part}_labels"] = rows[f"{part}_y"].astype(np.int64).reshape(-1, 1)
         arrays[f"{part}_site"] = _names(rows[f"{part}_site"])
         arrays[f"{part}_patient"] = np.array([f"{part}-{index}" for index in range(count)])
-    np.savez(folder / "images.npz", **arrays)
+    _save(folder / "images.npz", arrays)
     (folder / "site.toml").write_text(
         '[site]\nname = "all"\n[source]\nkind = "medmnist"\npath = "images.npz"\n'
         '[patients]\ncolumn = "patient"\n[target]\ncolumn = "label"\n'
     )
+
+
+def _save(path: Path, arrays: Mapping[str, Any]) -> None:
+    np.savez(path, **arrays)
 
 
 def _names(sites: NDArray[Any]) -> NDArray[np.str_]:
