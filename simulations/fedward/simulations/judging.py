@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedward.client.dataset import Dataset
 from fedward.client.site import Site
-from fedward.common.metrics import Interval, bootstrap, evaluate, exact_counts
+from fedward.common.metrics import Interval, bootstrap, exact_counts, one_metric
 from fedward.common.study.schema import Study
 from fedward.server.rounds import Outcome
 from fedward.simulations.arms import ArmResult
@@ -102,9 +102,9 @@ def cross_site(
     for model, outcome in models.items():
         found = {name: judge(site, outcome) for name, site in judges.items()}
         table[model] = {
-            name: evaluate(exact_counts(study.task.kind, one.truth, one.scores))[
-                study.evaluation.metric
-            ]
+            name: one_metric(
+                exact_counts(study.task.kind, one.truth, one.scores), study.evaluation.metric
+            )
             for name, one in found.items()
         }
     return table

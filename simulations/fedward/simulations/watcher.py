@@ -17,7 +17,7 @@ from fedward.client.dataset import Dataset, join
 from fedward.client.site import Site
 from fedward.client.spending import Charge, MemorySpending
 from fedward.common.errors import TrainingError
-from fedward.common.metrics import evaluate, exact_counts
+from fedward.common.metrics import exact_counts, one_metric
 from fedward.common.preprocess import Transform
 from fedward.common.study.schema import Study
 from fedward.common.tensors import Weights
@@ -113,8 +113,8 @@ class Watcher:
         metrics = {}
         if len(self._judges) <= MOST_SITES:
             parts = zip(self._judges, np.split(truth, ends), np.split(scores, ends), strict=True)
-            metrics = {name: evaluate(exact_counts(kind, *own))[metric] for name, *own in parts}
-        return {**metrics, OVERALL: evaluate(exact_counts(kind, truth, scores))[metric]}
+            metrics = {name: one_metric(exact_counts(kind, *own), metric) for name, *own in parts}
+        return {**metrics, OVERALL: one_metric(exact_counts(kind, truth, scores), metric)}
 
     def _new_charges(self) -> dict[str, list[dict[str, Any]]]:
         fresh = {}

@@ -11,6 +11,7 @@ from fedward.common.metrics.counting import (
     exact_counts,
     higher_is_better,
     metric_names,
+    one_metric,
 )
 from fedward.common.metrics.counts import Counts, cell_shapes
 from fedward.common.metrics.curves import ReliabilityGroup, reliability, roc_points
@@ -29,6 +30,7 @@ __all__ = [
     "exact_counts",
     "higher_is_better",
     "metric_names",
+    "one_metric",
     "reliability",
     "roc_points",
 ]

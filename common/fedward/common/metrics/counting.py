@@ -229,3 +229,11 @@ def evaluate(counts: Counts | Summary) -> dict[str, float | None]:
     summary = counts.summary() if isinstance(counts, Counts) else counts
     found = {name: float(value) for name, value in summary_metrics(summary).items()}
     return {name: value if np.isfinite(value) else None for name, value in found.items()}
+
+
+def one_metric(counts: Counts | Summary, name: str) -> float | None:
+    """One metric of `evaluate`, without the work for those that iterate."""
+    summary = counts.summary() if isinstance(counts, Counts) else counts
+    fitted = name in ("calibration_slope", "calibration_intercept")
+    value = float(summary_metrics(summary, calibration=fitted)[name])
+    return value if np.isfinite(value) else None
