@@ -1,7 +1,7 @@
 """Checkpoints of a simulation: at most one a second, and one at the end, however it ends.
 
 A round of a small model takes milliseconds, a checkpoint that survives a power cut as many. Rounds
-that a crash takes are done again to the same result, so they may be lost: a second's worth, at most.
+that a crash takes are done again to the same result, so they may be lost: at most a second's worth.
 """
 
 from __future__ import annotations
