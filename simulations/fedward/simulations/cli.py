@@ -54,8 +54,9 @@ Writes to the output folder, all of it or nothing:
   predictions.parquet  truth and scores of the test patients
   model/               for `fedward predict`, with MODEL_CARD.md
 
-Ctrl-C, a crash or a full disk keep every completed round: give the same command again with
---resume, and the results are those of an unbroken run. Without --resume it starts afresh.
+Ctrl-C keeps every completed round, a crash or a full disk all but those of the last second: give
+the same command again with --resume, and the results are those of an unbroken run, computed as they
+began. Without --resume it starts afresh.
 """
 
 
