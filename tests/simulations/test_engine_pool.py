@@ -195,6 +195,32 @@ def test_workers_end_when_their_parent_is_killed() -> None:
             assert ended(worker)
 
 
+THREADS = """
+import torch
+from fedward.simulations.engines.pool import Pool
+torch.set_num_threads(2)
+large = torch.ones(2_000_000)
+(large * 2).sum()
+pool = Pool(2, lambda number, asked: (large * 2).sum())
+pool.run([1, 2])
+pool.close()
+print("done")
+"""
+
+
+def test_workers_compute_though_their_parent_had_threads() -> None:
+    env = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", THREADS],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n")
+
+
 def ended(handle: int) -> bool:
     """Whether the process behind a handle ends: it is waited for."""
     try:

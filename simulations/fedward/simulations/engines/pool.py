@@ -17,6 +17,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+import torch
+
 from fedward.common.errors import FedwardError, RoundError
 
 ATTEMPTS = 3
@@ -141,6 +143,7 @@ def _serve(number: int, pipe: Connection, work: Work, foreign: list[Connection])
     """Do what is asked until the other end of the pipe is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent ends us
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)  # threads do not survive a fork: torch would wait for them for ever
     for other in foreign:  # or the pipe would stay open when the parent dies
         other.close()
     while True:
