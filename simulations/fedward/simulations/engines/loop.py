@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.serverapp import ServerApp
+from flwr.serverapp import Grid, ServerApp
 
 from fedward.client.flower_app import build_client_app
 from fedward.client.site import Site
