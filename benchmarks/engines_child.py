@@ -13,8 +13,10 @@ import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 _STARTED = time.monotonic()
+from fedward.simulations.engines.choice import EngineName  # noqa: E402
 from fedward.simulations.simulate import Simulation  # noqa: E402
 
 
@@ -32,7 +34,7 @@ class Clock:
 
 def main() -> None:
     """Run a workload's study as `fedward simulate` does."""
-    folder, engine = Path(sys.argv[1]), sys.argv[2]
+    folder, engine = Path(sys.argv[1]), cast("EngineName", sys.argv[2])
     called = float(sys.argv[3]) if len(sys.argv) > 3 else _STARTED
     imported, clock = time.monotonic(), Clock()
     with tempfile.TemporaryDirectory(dir=folder) as out:
