@@ -17,7 +17,7 @@ import json
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import islice
 from pathlib import Path
@@ -63,6 +63,10 @@ class RoundRecord:
     evaluation: dict[str, dict[str, float | None]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
 
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe form. Copies nothing that is such already, as `dataclasses.asdict` would."""
+        return {**vars(self), "drift": {site: vars(drift) for site, drift in self.drift.items()}}
+
 
 @dataclass(frozen=True)
 class Mark:
@@ -101,7 +105,7 @@ class HistoryFile:
             OutputError: the disk refuses.
             RoundError: the file is shorter than the mark says.
         """
-        lines = [json.dumps(asdict(record)).encode() + b"\n" for record in records]
+        lines = [json.dumps(record.to_dict()).encode() + b"\n" for record in records]
         if not lines:
             return mark
         try:

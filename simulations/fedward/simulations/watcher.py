@@ -117,7 +117,9 @@ class Watcher:
         return {**metrics, OVERALL: one_metric(exact_counts(kind, truth, scores), metric)}
 
     def _new_charges(self) -> dict[str, list[dict[str, Any]]]:
-        fresh = {}
+        fresh: dict[str, list[dict[str, Any]]] = {}
+        if not self._study.private:
+            return fresh
         for name, site in self._sites.items():
             charges = site.spending.charges
             if len(charges) > self._noted[name]:

@@ -122,7 +122,9 @@ class Stacked:
             if site.plan is not None
         ]
         size = sum(parameter.numel() for parameter in module.parameters())
-        self._chunk = min(max(1, CHUNK // size), MOST_SITES)
+        # Convolutions go site by site: more sites at once only leave the cache sooner.
+        most = 1 if self._program.convolves else MOST_SITES
+        self._chunk = min(max(1, CHUNK // size), most)
 
     def cost(self, site: int) -> float:
         """Steps that it takes: a short last batch costs as much as a whole one."""

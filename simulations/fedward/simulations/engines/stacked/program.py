@@ -15,6 +15,7 @@ from fedward.simulations.engines.stacked.layers import (
     Dense,
     Flat,
     Layer,
+    Pooling,
     Rectifier,
     Scale,
     Shared,
@@ -22,7 +23,6 @@ from fedward.simulations.engines.stacked.layers import (
 )
 
 _ALONE: tuple[type[nn.Module], ...] = (
-    nn.AdaptiveAvgPool2d,
     nn.AvgPool2d,
     nn.ELU,
     nn.GELU,
@@ -64,6 +64,8 @@ class Program:
             raise UnknownLayer("no weights")
         self.names = tuple(trained)
         """Of the weights, in the module's order."""
+        self.convolves = any(isinstance(layer, Convolution) for layer in self._layers)
+        """Whether some layers go site by site."""
 
     def stack(self, weights: Sequence[Tensor], sites: int) -> Stack:
         """The same weights for each site, ready to be changed."""
@@ -185,7 +187,13 @@ def _alone(module: nn.Module, names: tuple[str, ...]) -> list[Layer] | None:
     return None if strange else [Shared(module)]
 
 
+def _pooling(module: nn.AdaptiveAvgPool2d, names: tuple[str, ...]) -> list[Layer]:
+    del names
+    return [Pooling(module)]
+
+
 _MAKERS: dict[type[nn.Module], Maker] = {
+    nn.AdaptiveAvgPool2d: _pooling,
     nn.Linear: _dense,
     nn.Conv2d: _convolution,
     nn.GroupNorm: _group_norm,
