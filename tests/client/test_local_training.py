@@ -70,7 +70,7 @@ class Recorded:
         self.rows: list[NDArray[np.int64]] = []
         while len(self.rows) < 20:
             if not order:
-                order = list(np.argsort(random.uniform(len(data)), kind="stable"))
+                order = list(random.order(len(data)))
             self.rows.append(np.array(order[:size]))
             order = order[size:]
 

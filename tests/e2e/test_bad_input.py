@@ -283,7 +283,9 @@ def assert_nothing_half_written(out: Path) -> None:
     assert [
         p
         for p in out.rglob("*")
-        if p.is_file() and p.suffix not in (".safetensors", ".sha256") and p.name != "lock"
+        if p.is_file()
+        and p.suffix not in (".safetensors", ".sha256")
+        and p.name not in ("lock", "engine.json")
     ] == []
 
 

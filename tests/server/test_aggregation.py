@@ -14,7 +14,7 @@ from fedward.common import records
 from fedward.common.errors import LinkError, RoundError, TrainingError
 from fedward.common.tensors import Weights, cosine, difference, norm
 from fedward.server import blocks
-from fedward.server.aggregation import aggregate, check_update
+from fedward.server.aggregation import aggregate, check_update, single_updates
 from fedward.server.arrays import ResidentArray
 from fedward.server.flower_internals import identify
 from fedward.server.replies import Replies, SelectedGrid
@@ -81,7 +81,7 @@ def whole(made: flower.FedAvg, number: int, before: Weights, updates: list[Weigh
 def blockwise(made: flower.FedAvg, number: int, before: Weights, updates: list[Weights]) -> Weights:
     begin(made, number, before)
     replies = Replies({s: message(u) for s, u in zip(SITES, updates, strict=True)}, {})
-    after, _ = aggregate(made, number, replies, before, {**SITES, "absent": 1.0})
+    after, _ = aggregate(made, number, single_updates(replies, {**SITES, "absent": 1.0}), before)
     return after
 
 
@@ -131,7 +131,7 @@ def test_drift_is_norm_and_cosine_of_each_update(
     made = strategy({"name": "fedavg"})
     begin(made, 1, before)
     replies = Replies({s: message(u) for s, u in zip(SITES, updates, strict=True)}, {})
-    _, drift = aggregate(made, 1, replies, before, SITES)
+    _, drift = aggregate(made, 1, single_updates(replies, SITES), before)
     moved = [difference(update, before) for update in updates]
     mean = {n: sum(w * m[n] for w, m in zip(SITES.values(), moved, strict=True)) for n in before}
     mean32 = {name: np.asarray(value, np.float32) for name, value in mean.items()}
@@ -144,7 +144,9 @@ def test_nobody_moved_means_no_direction() -> None:
     before = weights(0)
     made = strategy({"name": "fedavg"})
     begin(made, 1, before)
-    _, drift = aggregate(made, 1, Replies({"east": message(before)}, {}), before, SITES)
+    _, drift = aggregate(
+        made, 1, single_updates(Replies({"east": message(before)}, {}), SITES), before
+    )
     assert (drift["east"].norm, drift["east"].cosine) == (0.0, 0.0)
 
 
@@ -157,7 +159,7 @@ def test_a_result_that_is_not_finite_is_refused_in_whatever_block_it_is(
     made = strategy({"name": "fedavgm", "server_learning_rate": 2.0})
     begin(made, 1, before)
     with pytest.raises(TrainingError, match="diverged at the server, tensor d"):
-        aggregate(made, 1, Replies({"east": message(big)}, {}), before, SITES)
+        aggregate(made, 1, single_updates(Replies({"east": message(big)}, {}), SITES), before)
 
 
 # --- what is checked on arrival -----------------------------------------------------------------
@@ -227,6 +229,6 @@ def test_only_a_block_of_each_update_is_looked_at_at_a_time() -> None:
     update = message(before, kind=Watched)
     check_update(before, 1.0)("east", update)
     once = len(asked)
-    aggregate(made, 1, Replies({"east": update}, {}), before, SITES)
+    aggregate(made, 1, single_updates(Replies({"east": update}, {}), SITES), before)
     assert max(asked) == blocks.LARGEST
     assert len(asked) == 2 * once

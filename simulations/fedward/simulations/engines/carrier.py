@@ -53,7 +53,9 @@ class EngineGrid(LoopGrid):
         admitted, refused = self._admit(asked, crew.transform)
         results = crew.results
         results.before[:] = results.layout.vector(asked.weights)
-        results.share[admitted] = [asked.shares[self._names[index]] for index in admitted]
+        # Shares of all add up to one, so that a sum is no larger than what is added.
+        all_of_them = sum(asked.shares.values())
+        results.share[admitted] = [asked.shares[self._names[i]] / all_of_them for i in admitted]
         crew.train(Round(asked.number, asked.proximal_mu, asked.max_norm), admitted)
         return self._trained(asked, results, admitted, refused)
 
@@ -105,10 +107,12 @@ class EngineGrid(LoopGrid):
             after = {index: results.before + results.updates[index] for index in accepted}
             updates = {self._names[index]: layout.weights(own) for index, own in after.items()}
         moved = results.moved(accepted)
+        with np.errstate(over="ignore"):  # who aggregates says that it diverged
+            mean = (results.before + moved).astype(np.float32)
         return Trained(
             accepted=tuple(self._names[index] for index in accepted),
             refused=refused,
-            mean=layout.weights((results.before + moved).astype(np.float32)),
+            mean=layout.weights(mean),
             updates=updates,
             drift=self._drift(results, accepted, moved),
         )
@@ -120,7 +124,10 @@ class EngineGrid(LoopGrid):
             return {}
         everybody = len(accepted) == len(results.updates)
         updates = results.updates if everybody else results.updates[accepted]
-        inner = (updates @ moved.astype(np.float32)).astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):  # of a run that diverges
+            inner = (updates @ moved.astype(np.float32)).astype(np.float64)
+            if not np.isfinite(inner).all():
+                inner = updates.astype(np.float64) @ moved
         norms = np.sqrt(results.square[accepted])
         lengths = norms * float(np.linalg.norm(moved))
         cosines = np.divide(inner, lengths, out=np.zeros_like(inner), where=lengths > 0)

@@ -83,7 +83,11 @@ class Results:
     def moved(self, accepted: list[int]) -> NDArray[np.float64]:
         """Mean update of these sites, by their shares: float64 `[size]`."""
         share = float(self.share[accepted].sum())
-        return self.total.sum(axis=0) / share if share else np.zeros(self.layout.size)
+        if not share:
+            return np.zeros(self.layout.size)
+        with np.errstate(over="ignore", invalid="ignore"):  # of a run that diverges
+            moved: NDArray[np.float64] = self.total.sum(axis=0) / share
+        return moved
 
 
 def _shared(shape: tuple[int, ...], kind: Any) -> NDArray[Any]:
