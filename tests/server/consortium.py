@@ -103,6 +103,7 @@ class SiteGrid(LoopGrid):
     order: Order
     keys: Mapping[str, PrivateKey]
     answered: Callable[[str], None]
+    held: Callable[[], bool]
 
     def get_node_ids(self) -> Iterable[int]:
         wanted = set(self.order.nodes().values())
@@ -110,6 +111,9 @@ class SiteGrid(LoopGrid):
 
     def _deliver(self, message: Message) -> Message:
         self.order.check()
+        while self.held():
+            threading.Event().wait(0.005)
+            self.order.check()
         answer = super()._deliver(message)
         site = self.site(message.metadata.dst_node_id)
         number = int(message.content.config_records["config"].get(records.ROUND, 0))  # type: ignore[arg-type]
@@ -144,6 +148,8 @@ class LoopCarrier:
         self.faults = faults
         self.keys = consortium.keys
         self.answered: Callable[[str], None] = lambda _site: None
+        self.held: Callable[[], bool] = lambda: False
+        """Whether nobody is asked any more, until the run ends."""
         self.carried = 0
 
     def connected(self) -> frozenset[str]:
@@ -154,7 +160,8 @@ class LoopCarrier:
         grid = loop_grid(self.sites)
         grid.__class__ = SiteGrid
         assert isinstance(grid, SiteGrid)
-        grid.order, grid.keys, grid.answered = order, self.keys, self.answered
+        grid.order, grid.keys = order, self.keys
+        grid.answered, grid.held = self.answered, self.held
         run_app(app, FlakyGrid(grid, self.faults))
 
 

@@ -257,6 +257,19 @@ def test_a_run_is_stopped_and_resumed(
     assert same(final(consortium, run.id).weights, expected(study))
 
 
+class Asked:
+    """Counts answers up to a number."""
+
+    def __init__(self, number: int) -> None:
+        self.reached = threading.Event()
+        self._left = number
+
+    def answered(self, _site: str) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self.reached.set()
+
+
 def test_a_service_that_ended_is_continued_by_the_next(
     consortium: Consortium, serve: Callable[..., Service]
 ) -> None:
@@ -273,14 +286,13 @@ def test_a_service_that_ended_is_continued_by_the_next(
                 (folder / name).touch()
         carrier = LoopCarrier(consortium, study)
         service = serve(carrier)
-        asked = threading.Semaphore(0)
-        carrier.answered = lambda _site, asked=asked: asked.release()  # type: ignore[misc]
+        asked = Asked(6 + attempt)
+        carrier.answered, carrier.held = asked.answered, asked.reached.is_set
         if not offered:
             offered = service.offer(study)
             service.approve(offered)
         service.conductor.look()
-        for _ in range(6 + attempt):
-            assert asked.acquire(timeout=LONG_S)
+        assert asked.reached.wait(LONG_S)
         assert service.conductor.close(LONG_S)
     service = serve(LoopCarrier(consortium, study))
     run = service.until(State.RELEASED, State.FAILED)
