@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from fedward.common.errors import DataError, FedwardError, RoundError
-from fedward.simulations.engines.pool import ATTEMPTS, Pool, Work, can_fork
+from fedward.simulations.engines.pool import ATTEMPTS, Pool, Work, WorkerDefect, can_fork
 from fedward.simulations.engines.results import Layout, Results
 
 pytestmark = pytest.mark.skipif(not can_fork(), reason="needs processes that fork")
@@ -141,6 +141,18 @@ def test_what_a_worker_refuses_arrives_when_the_others_are_done() -> None:
         workers.run([False, False])
         assert found.share.tolist() == [1.0, 2.0]
         assert workers.processes == known
+
+
+def test_a_defect_in_a_worker_is_told_once_and_not_tried_again() -> None:
+    found = room(1)
+
+    def work(number: int, asked: Any) -> None:
+        found.square[number] += 1
+        raise ValueError(f"nobody foresaw {asked}")
+
+    with pool(1, work) as workers, pytest.raises(WorkerDefect, match="nobody foresaw this"):
+        workers.run(["this"])
+    assert found.square[0] == 1
 
 
 def test_closing_ends_workers_that_are_busy() -> None:

@@ -180,3 +180,10 @@ def test_few_sites(count: int, engine: str) -> None:
         return dict(list(hospitals(study).items())[:count])
 
     assert_same(by_loop(study, some()), by_engine(study, some(), engine))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_drift_is_that_of_the_site_whatever_their_order(engine: str) -> None:
+    study = small_study(model=MODELS[1], training={"rounds": 1})
+    backwards = dict(reversed(hospitals(study).items()))
+    assert_same(by_loop(study, hospitals(study)), by_engine(study, backwards, engine))

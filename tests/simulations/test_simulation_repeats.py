@@ -153,3 +153,26 @@ def test_a_seed_on_the_command_line_is_that_of_the_study(tmp_path: Path) -> None
         tmp_path / "out",
         True,
     )
+
+
+def test_a_fresh_run_is_computed_as_it_is_asked_to_be(hospitals: Path, tmp_path: Path) -> None:
+    """Not as the run that was in the folder before."""
+    engines = [
+        run(hospitals, tmp_path, a_study(), engine=engine)["engine"]["name"]
+        for engine in ("stacked", "loop", "pool", "stacked")
+    ]
+    assert engines == ["stacked", "loop", "pool", "stacked"]
+
+
+@pytest.mark.parametrize(("begun", "then"), [("loop", "auto"), ("stacked", "loop")])
+def test_a_resumed_run_is_computed_as_it_began(
+    begun: Any, then: Any, hospitals: Path, tmp_path: Path
+) -> None:
+    study = a_study(**PRIVATE)
+    expected = run(hospitals, tmp_path / "unbroken", study, engine=begun)
+    out = tmp_path / "broken"
+    with pytest.raises(Interrupted):
+        Simulation(study, hospitals, out, engine=begun).run(Stops("federated", 1))
+    found = run(hospitals, out, study, resume=True, engine=then)
+    assert found["engine"] == expected["engine"]
+    assert found["metrics"]["federated"] == expected["metrics"]["federated"]

@@ -317,3 +317,31 @@ def test_nobody_sampled_gives_noise_alone() -> None:
         source.uniform(size)
         noise = 0.8 * 0.5 * source.normal(len(before)) / 5
         np.testing.assert_allclose((before - own).numpy(), noise, rtol=0, atol=EXACT)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rows_of_a_patient_that_cancel_break_no_bound(seed: int) -> None:
+    """In float32 their inner products are rounding: the norm of the sum must not be lost in it."""
+    rng = np.random.default_rng(seed)
+    features = torch.from_numpy(rng.normal(size=(1, 8)) * 300.0).float().repeat(2, 1)
+    residual = 5e4
+    target = torch.tensor([residual, -residual * (1 - 10 ** -rng.uniform(2, 7))])
+    own = Dataset(MatrixInputs(features), target, np.zeros(2, np.int64))
+    linear = nn.Linear(8, 1)
+    weights = [torch.zeros(1, 8), torch.zeros(1)]
+    silent = plan(sampling_probability=1.0, steps_per_round=1, noise_multiplier=1e-12)
+    table, asked = Table.of([own]), settings(learning_rate=1.0)
+    drawn_from = PatientRows(own, silent)
+    source = SeededRandomness(seed, "cancel")
+    chunk = Chunk(
+        program=Program(linear),
+        table=table,
+        kind="regression",
+        settings=asked,
+        sites=1,
+        steps=drawn(np.zeros(1, np.int64), np.ones(1, np.int64), [drawn_from], [source]),
+        privacy=Privacy([silent], [source]),
+    )
+    moved = torch.cat([w.flatten() for layer in train_chunk(chunk, weights) for w in layer])
+    most = silent.max_grad_norm / silent.expected_batch
+    assert float(moved.double().norm()) <= most * (1 + 1e-3)

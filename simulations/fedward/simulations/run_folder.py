@@ -21,6 +21,8 @@ from fedward.common.errors import DataError, OutputError, StudyError
 from fedward.common.files import output_error, read_bytes, remove_leftovers, write_atomic
 from fedward.server.checkpoints import HISTORY
 
+ENGINE = "engine.json"
+"""Beside an arm's checkpoints: what computes it."""
 _OTHER_RUN = "continue with the study file and --seed it was started with, or choose another --out"
 
 
@@ -160,5 +162,6 @@ class RunFolder:
 
 def _clear(folder: Path) -> None:
     """Remove the checkpoints of an earlier experiment, and nothing else."""
-    for path in sorted([*folder.glob("*/round-*.safetensors"), *folder.glob(f"*/{HISTORY}")]):
-        path.unlink()
+    for pattern in ("round-*.safetensors", HISTORY, ENGINE):
+        for path in sorted(folder.glob(f"*/{pattern}")):
+            path.unlink()

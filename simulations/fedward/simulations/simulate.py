@@ -30,9 +30,8 @@ from fedward.simulations.fingerprint import fingerprint
 from fedward.simulations.judging import cross_site, judge_arm
 from fedward.simulations.outputs import check_output, write_outputs
 from fedward.simulations.report.results import Results
-from fedward.simulations.run_folder import RunFolder
+from fedward.simulations.run_folder import ENGINE, RunFolder
 
-_ENGINE = "engine.json"
 _TWO_THREADS_FROM = 48 * 48
 """Pixels."""
 
@@ -149,7 +148,7 @@ class Simulation:
                 workspace=workspace,
                 checkpoints=CheckpointFolder(kept / arm),
                 shown=listener.on_round,
-                engine=Engine(self.engine, memo=kept / arm / _ENGINE),
+                engine=Engine(self.engine, memo=kept / arm / ENGINE),
             )
             for arm in arms_of(self.study)
         ]

@@ -56,7 +56,11 @@ class EngineGrid(LoopGrid):
         # Shares of all add up to one, so that a sum is no larger than what is added.
         all_of_them = sum(asked.shares.values())
         results.share[admitted] = [asked.shares[self._names[i]] / all_of_them for i in admitted]
-        crew.train(Round(asked.number, asked.proximal_mu, asked.max_norm), admitted)
+        try:
+            crew.train(Round(asked.number, asked.proximal_mu, asked.max_norm), admitted)
+        except BaseException:
+            self.close()  # a worker may still be busy: its answer belongs to no later round
+            raise
         return self._trained(asked, results, admitted, refused)
 
     def close(self) -> None:
@@ -122,7 +126,7 @@ class EngineGrid(LoopGrid):
     ) -> dict[str, Drift]:
         if results.updates is None:
             return {}
-        everybody = len(accepted) == len(results.updates)
+        everybody = accepted == list(range(len(results.updates)))
         updates = results.updates if everybody else results.updates[accepted]
         with np.errstate(over="ignore", invalid="ignore"):  # of a run that diverges
             inner = (updates @ moved.astype(np.float32)).astype(np.float64)

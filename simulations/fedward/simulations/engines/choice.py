@@ -76,8 +76,9 @@ class Engine:
         """
         known = list(sites)
         remembered = self._remembered()
-        if self._wanted == "loop" or len(known) == 1:
-            self.used = REFERENCE
+        reference = remembered == REFERENCE if remembered else self._wanted == "loop"
+        if reference or len(known) == 1:
+            self._remember(REFERENCE)
             run_in_loop(app, known)
             return
         workers = 0 if self._wanted == "stacked" or not can_fork() else processors()
@@ -91,9 +92,7 @@ class Engine:
             grid.close()
 
     def _make(self, workers: int, sites: Sequence[Site], transform: Transform) -> Executor:
-        self.used = self._remembered() or self._choose(workers, sites, transform)
-        if self._memo is not None:
-            write_atomic(self._memo, self.used.model_dump_json())
+        self._remember(self._remembered() or self._choose(workers, sites, transform))
         return Looped(sites, transform) if self.used.looped else Stacked(sites, transform)
 
     def _choose(self, workers: int, sites: Sequence[Site], transform: Transform) -> Used:
@@ -112,6 +111,12 @@ class Engine:
         how = "one site after another" if looped else "many sites at once"
         why = f"{how} {where}: the model has {size:,} weights"
         return Used(name=name, why=why, looped=looped, workers=workers)
+
+    def _remember(self, used: Used) -> None:
+        self.used = used
+        if self._memo is not None:
+            self._memo.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(self._memo, used.model_dump_json())
 
     def _remembered(self) -> Used | None:
         if self._memo is None or not self._memo.exists():

@@ -6,7 +6,8 @@ Paying for a round, and whether it may be done at all, is settled before (`carri
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from fedward.client.patient_rows import PatientRows
 from fedward.client.site import LocalRound, Site
 from fedward.client.training import train
-from fedward.common.errors import TrainingError
+from fedward.common.errors import PrivacyError, TrainingError
 from fedward.common.preprocess import Transform
 from fedward.simulations.engines.results import Results
 from fedward.simulations.engines.stacked.program import Program
@@ -27,6 +28,8 @@ from fedward.simulations.engines.table import Table
 
 CHUNK = 1 << 19
 """Values of the weights of all sites of a chunk: what fits into a core's cache."""
+BATCH = 1 << 23
+"""Values of a step's rows, of all sites of a chunk and all layers."""
 MOST_SITES = 128
 
 
@@ -84,7 +87,7 @@ class Looped:
             module, source = site.module(work.dataset), site.gradients(work)
             try:
                 after = train(module, before, source, work.settings)
-            except TrainingError:  # it diverged: the only thing that training itself refuses
+            except (TrainingError, PrivacyError):  # weights or a sum that are not finite
                 results.square[index] = np.nan
                 continue
             own = torch.from_numpy(results.layout.vector(after)).unsqueeze(0)
@@ -121,6 +124,9 @@ class Stacked:
             for dataset, site in zip(datasets, sites, strict=True)
             if site.plan is not None
         ]
+        self._rows = [_batch(site, len(own)) for site, own in zip(sites, datasets, strict=True)]
+        outputs = sum(p.shape[0] for p in module.parameters() if p.dim() > 1)
+        self._width = int(np.prod(datasets[0].inputs.shape)) + outputs
         size = sum(parameter.numel() for parameter in module.parameters())
         # Convolutions go site by site: more sites at once only leave the cache sooner.
         most = 1 if self._program.convolves else MOST_SITES
@@ -137,13 +143,28 @@ class Stacked:
             return
         before = results.layout.weights(results.before)
         weights = [torch.from_numpy(before[name]) for name in self._program.names]
-        # Those with most steps first, and as many in each chunk.
-        order = sorted(sites, key=lambda site: (-self._steps[site], site))
-        chunks = -(-len(order) // self._chunk)
-        for part in np.array_split(np.array(order, np.int64), chunks):
+        for part in self._chunks(sites):
             stack = train_chunk(self._chunk_of(asked, part), weights)
             after = torch.cat([weight.flatten(1) for layer in stack for weight in layer], dim=1)
             add(after, part, results, worker, asked.max_norm)
+
+    def _chunks(self, sites: Sequence[int]) -> Iterator[NDArray[np.int64]]:
+        """Sites to train together: those with most steps, then with largest batches, first.
+
+        All are padded to the largest batch among them, so it decides how many there are.
+        """
+        order = sorted(sites, key=lambda site: (-self._steps[site], -self._rows[site], site))
+        even = -(-len(order) // -(-len(order) // self._chunk))
+        chunk: list[int] = []
+        for site in order:
+            most = max(self._rows[one] for one in [*chunk, site])
+            values = (len(chunk) + 1) * most * max(self._width, most if self._patients else 0)
+            if chunk and (len(chunk) == even or values > BATCH):
+                yield np.array(chunk, np.int64)
+                chunk = []
+            chunk.append(site)
+        if chunk:
+            yield np.array(chunk, np.int64)
 
     def _chunk_of(self, asked: Round, sites: NDArray[np.int64]) -> Chunk:
         sources = [self._sites[site].randomness("training", asked.number) for site in sites]
@@ -174,6 +195,13 @@ class Stacked:
 
 
 _ANY = Round(1, 0.0, None)
+
+
+def _batch(site: Site, rows: int) -> int:
+    """Rows of a site's step, about."""
+    if site.plan is None:
+        return min(rows, site.study.training.batch_size)
+    return math.ceil(site.plan.sampling_probability * rows)
 
 
 def add(

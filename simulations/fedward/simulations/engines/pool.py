@@ -7,9 +7,11 @@ are done again. Workers end with this process, however it ends: the pipe that th
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from fedward.common.errors import FedwardError, RoundError
 ATTEMPTS = 3
 """How often the same work may end its worker before the run gives up."""
 _END_S = 2.0
+_PR_SET_PDEATHSIG = 1  # Linux' <sys/prctl.h>
 Work = Callable[[int, Any], None]
 """Does what a worker (by number) is asked; what it finds out it leaves in shared memory."""
 
@@ -68,13 +71,14 @@ class Pool:
 
         Raises:
             FedwardError: what a worker raised; or a `RoundError` if its process keeps dying.
+            WorkerDefect: a worker raised something else.
         """
         for number, what in enumerate(asked):
             worker = self._workers[number]
             worker.asked, worker.attempts = what, 0
             if what is not None:
                 self._send(number)
-        errors: list[FedwardError] = []
+        errors: list[Exception] = []
         while busy := [n for n, worker in enumerate(self._workers) if worker.asked is not None]:
             pipes = {id(self._workers[n].pipe): n for n in busy}
             for ready in wait([self._workers[n].pipe for n in busy]):
@@ -84,16 +88,16 @@ class Pool:
 
     def close(self) -> None:
         """End the workers, also those that are in the middle of something."""
-        for worker in self._workers:
+        workers, self._workers = self._workers, []
+        for worker in workers:
             worker.pipe.close()
             worker.process.terminate()
-        for worker in self._workers:
+        for worker in workers:
             worker.process.join(_END_S)
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join()
             worker.process.close()
-        self._workers = []
 
     def _send(self, number: int) -> None:
         worker = self._workers[number]
@@ -101,7 +105,7 @@ class Pool:
         with suppress(OSError):  # it is dead, which is noticed when its answer is read
             worker.pipe.send(worker.asked)
 
-    def _receive(self, number: int) -> list[FedwardError]:
+    def _receive(self, number: int) -> list[Exception]:
         """The worker's answer: nothing if it is done, else what stopped it."""
         worker = self._workers[number]
         try:
@@ -114,12 +118,13 @@ class Pool:
 
     def _again(self, number: int) -> None:
         old = self._workers[number]
-        old.pipe.close()
         old.process.join()
         code = old.process.exitcode
+        new = self._fork(number)  # before the old one is let go: this may fail
+        new.asked, new.attempts = old.asked, old.attempts
+        self._workers[number] = new
+        old.pipe.close()
         old.process.close()
-        self._workers[number] = self._fork(number)
-        self._workers[number].asked, self._workers[number].attempts = old.asked, old.attempts
         if old.attempts >= ATTEMPTS:
             raise RoundError(
                 f"a worker process died {old.attempts} times at the same work (exit code {code})",
@@ -132,15 +137,38 @@ class Pool:
         here, there = context.Pipe()
         foreign = [worker.pipe for worker in self._workers if not worker.pipe.closed]
         process = context.Process(
-            target=_serve, args=(number, there, self._work, [here, *foreign]), daemon=True
+            target=_serve,
+            args=(number, os.getpid(), there, self._work, [here, *foreign]),
+            daemon=True,
         )
-        process.start()
-        there.close()
+        try:
+            process.start()
+        except OSError as error:
+            raise RoundError(
+                "a worker process could not be started",
+                hint="see whether there is enough memory; `--engine loop` works without workers",
+            ) from error
+        finally:
+            there.close()
         return _Worker(process, here)
 
 
-def _serve(number: int, pipe: Connection, work: Work, foreign: list[Connection]) -> None:
+class WorkerDefect(Exception):  # noqa: N818  (named as what it is)
+    """Something went wrong in a worker that nobody foresaw; the text is its traceback."""
+
+
+def _end_with(parent: int) -> None:
+    """Have the system end this process when its parent is gone, whatever it computes."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def _serve(
+    number: int, parent: int, pipe: Connection, work: Work, foreign: list[Connection]
+) -> None:
     """Do what is asked until the other end of the pipe is gone."""
+    _end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent ends us
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)  # threads do not survive a fork: torch would wait for them for ever
@@ -151,11 +179,14 @@ def _serve(number: int, pipe: Connection, work: Work, foreign: list[Connection])
             asked = pipe.recv()
         except (EOFError, OSError):
             os._exit(0)
-        answer: FedwardError | None = None
+        answer: Exception | None = None
         try:
             work(number, asked)
         except FedwardError as error:
-            answer = type(error)(error.problem, hint=error.hint)
+            answer = error.with_traceback(None)
+        except Exception:  # noqa: BLE001  (entry point of a process)
+            # Told, not printed: a lock of the screen may have been held when this was forked.
+            answer = WorkerDefect(traceback.format_exc())
         try:
             pipe.send(answer)
         except OSError:

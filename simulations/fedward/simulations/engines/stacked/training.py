@@ -16,10 +16,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fedward.client.training import LocalSettings
+from fedward.common.errors import PrivacyError
 from fedward.common.models.outputs import Kind, loss_gradient
 from fedward.common.privacy.plan import PrivacyPlan
 from fedward.common.privacy.randomness import Randomness
@@ -113,11 +115,15 @@ def _add_clipped_sum(chunk: Chunk, privacy: Privacy, step: Step, stack: Stack, i
     rows = counted if same is None else (same * counted.unsqueeze(1)).sum(2)
     taps = list(chunk.program.backward(gradient, own, contexts))
     squares = _squares(taps, same)
+    if same is not None:
+        squares += _SLACK * torch.finfo(squares.dtype).eps * _most(taps, same).square()
     if not bool(torch.isfinite(squares).all()):
         # Found out by single rows: a row that is not finite is NaN in sums with others, too.
         finite = _of_patients(torch.isfinite(_squares(taps, None)), same)
         taps = [(i, layer, _only(c, finite), _only(g, finite)) for i, layer, c, g in taps]
-        squares = torch.where(finite, _squares(taps, same), torch.zeros((), dtype=squares.dtype))
+        squares = _squares(taps, same)
+        finite &= torch.isfinite(squares)  # rows may be finite, and their sum not
+        squares = torch.where(finite, squares, torch.zeros((), dtype=squares.dtype))
         counted = counted * finite
     norms = squares.clamp(min=0.0).sqrt() / rows.clamp(min=1.0)
     bounded = privacy.plans[0].clip_factors(norms.double().numpy())
@@ -137,6 +143,19 @@ def _squares(taps: list[Tap], same: Tensor | None) -> Tensor:
     return inner if same is None else torch.bmm(same, inner.unsqueeze(2)).squeeze(2)
 
 
+_SLACK = 64.0
+"""Rounding of a sum of inner products, in units of the last place of its largest term."""
+
+
+def _most(taps: list[Tap], same: Tensor) -> Tensor:
+    """The norm that a patient's summed gradient has at most: the sum of the rows' norms.
+
+    Where rows cancel, their inner products do too, and what is left of them is rounding. With
+    some of this added, a norm is never taken for smaller than it is.
+    """
+    return torch.bmm(same, _squares(taps, None).sqrt().unsqueeze(2)).squeeze(2)
+
+
 def _of_patients(finite: Tensor, same: Tensor | None) -> Tensor:
     """Rows of patients whose rows are all finite."""
     if same is None:
@@ -147,7 +166,10 @@ def _of_patients(finite: Tensor, same: Tensor | None) -> Tensor:
 def _privatise(privacy: Privacy, totals: Tensor) -> None:
     """Each site's sum becomes its noisy mean gradient."""
     for own, plan, source in zip(totals.numpy(), privacy.plans, privacy.sources, strict=False):
-        own[...] = plan.privatise(own, source)
+        try:
+            own[...] = plan.privatise(own, source)
+        except PrivacyError:  # the sum is not finite: that site's training diverged
+            own[...] = np.nan
 
 
 def _output_gradient(chunk: Chunk, step: Step, stack: Stack) -> tuple[Tensor, Stack, list[Any]]:
