@@ -14,7 +14,6 @@ from fedward.common.privacy.randomness import (
     Randomness,
     SecureRandomness,
     SeededRandomness,
-    seeded_orders,
 )
 
 # Secure numbers differ every time: at this level a right implementation fails once in 10⁷ runs.
@@ -145,28 +144,3 @@ def test_orders_of_different_streams_and_calls_are_independent() -> None:
             assert stats.pearsonr(one, other).pvalue > LEVEL
             assert stats.pearsonr(one[1:], other[:-1]).pvalue > LEVEL
     assert stats.pearsonr(orders[0], np.roll(orders[0], 0)).pvalue < LEVEL
-
-
-def test_an_order_changes_no_other_numbers_and_none_changes_it() -> None:
-    one, other = SeededRandomness(4, "x"), SeededRandomness(4, "x")
-    first = one.order(9)
-    assert (one.normal(5) == other.normal(5)).all()
-    assert (other.order(9) == first).all()
-
-
-def test_many_orders_at_once_are_those_of_each_stream() -> None:
-    sizes = np.array([5, 0, 12, 1, 12])
-
-    def streams() -> list[SeededRandomness]:
-        return [SeededRandomness(3, f"site-{index}", 7) for index in range(len(sizes))]
-
-    together, alone = streams(), streams()
-    for call in range(3):  # the second order of a stream goes on where the first ended
-        asked = np.roll(sizes, call)
-        found = seeded_orders(together, asked)
-        assert found.shape == (5, 12)
-        for row, source, size in zip(found, alone, asked.tolist(), strict=True):
-            assert row[:size].tolist() == source.order(size).tolist()
-            assert row[size:].tolist() == list(range(size, 12))
-    once, again = SeededRandomness(3, "y"), SeededRandomness(3, "y")
-    assert once.order(8).tolist() == again.order(8).tolist() != once.order(8).tolist()

@@ -239,7 +239,7 @@ def test_a_private_round_is_never_done_twice(town: Town) -> None:
         ]
         other = ask("p1", 0.5)
         assert not other.arrays
-        assert "privacy promise cannot be kept" in str(other.config[records.ERROR_REASON])
+        assert "has paid for this before" in str(other.config[records.ERROR_REASON])
         # As many runs as it likes to begin do not get past the site's own limit.
         told = [ask(f"p{number}", 1.0).config.get(records.ERROR_REASON) for number in range(2, 6)]
         assert told[-1] == "the privacy promise cannot be kept at this site; the site knows why"

@@ -26,6 +26,9 @@ SECONDS = float(os.environ.get("FEDWARD_SOAK_S", "200"))
 HOURS = 40.0
 """That pass: a certificate for a day is renewed after 15.7 and after 31.3 of them."""
 HERE = Path(__file__).parent
+MORE = 10
+"""Files that may be open later and not before: a registry's connection, of which there is a bounded
+number, has two, and is made when one more is needed at once. A leak would be of hundreds."""
 STILL_S = 60.0
 """Deadline of a round."""
 
@@ -159,7 +162,7 @@ def test_files_threads_and_processes_do_not_grow(report: dict[str, Any]) -> None
     for name in series(report):
         for what in ("files", "threads"):
             counts = [sample["processes"][name][what] for sample in samples]
-            assert min(counts[half:]) <= min(counts[:half]) + 2, f"{name}: {what}"
+            assert min(counts[half:]) <= min(counts[:half]) + MORE, f"{name}: {what}"
     assert max(len(s["processes"]) for s in samples) <= 4 + 3 * 3 + 3
 
 

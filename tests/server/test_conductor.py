@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import threading
 import time
@@ -363,4 +364,5 @@ def test_a_defect_fails_the_run_without_its_words(
     carrier.answered = fail
     service = serve(carrier)
     service.approve(service.offer(study))
-    assert service.until(State.FAILED).reason == "this is a defect in fedward: KeyError"
+    reason = service.until(State.FAILED).reason
+    assert re.fullmatch(r"this is a defect in fedward: KeyError at \w+\.py, line \d+", reason)

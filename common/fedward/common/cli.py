@@ -15,12 +15,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import click
 
 import fedward.common.wire  # noqa: F401  (before anything loads gRPC: no TLS but 1.3)
-from fedward.common.errors import FedwardError, Interrupted, MissingExtraError
+from fedward.common.errors import FedwardError, Interrupted, MissingExtraError, place_of
 from fedward.common.exit_codes import BROKEN_PIPE, DEFECT, exit_codes
 from fedward.common.files import output_error
 from fedward.common.version import version
@@ -211,7 +210,7 @@ def _fail(error: BaseException, command: str | None, *, debug: bool) -> int:
         _tell(f"error: {_one_line(str(refusal))}")
         return refusal.exit_code
     _tell(
-        f"error: this is a defect in fedward: {type(error).__name__} {_place(error.__traceback__)};"
+        f"error: this is a defect in fedward: {type(error).__name__} {place_of(error)};"
         " run again with `fedward --debug …` to see where, and please report it"
     )
     return DEFECT
@@ -231,15 +230,6 @@ def _as_refusal(error: BaseException) -> FedwardError | None:
     if isinstance(error, OSError) and error.errno in _FULL_DISK:
         return output_error(Path(str(error.filename or "the output")), error)
     return None
-
-
-def _place(trace: TracebackType | None) -> str:
-    """Our own innermost file and line, and no more: the exception's text may quote data."""
-    place = "at an unknown place"
-    for frame, line in traceback.walk_tb(trace):
-        if str(frame.f_globals.get("__name__")).startswith("fedward."):
-            place = f"at {Path(frame.f_code.co_filename).name}, line {line}"
-    return place
 
 
 def _one_line(text: str) -> str:

@@ -31,7 +31,9 @@ another library that might quote data.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -167,3 +169,12 @@ def error_classes(root: type[FedwardError] = FedwardError) -> Iterator[type[Fedw
         if kind.__module__ == __name__:
             yield kind
         yield from error_classes(kind)
+
+
+def place_of(error: BaseException) -> str:
+    """Our own innermost file and line of a defect, and no more: its text may quote data."""
+    place = "at an unknown place"
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if str(frame.f_globals.get("__name__")).startswith("fedward."):
+            place = f"at {Path(frame.f_code.co_filename).name}, line {line}"
+    return place

@@ -18,7 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedward.common.audit import AuditLog
-from fedward.common.errors import FedwardError, Interrupted, LinkError, OutputError, RoundError
+from fedward.common.errors import (
+    FedwardError,
+    Interrupted,
+    LinkError,
+    OutputError,
+    RoundError,
+    place_of,
+)
 from fedward.common.files import remove_leftovers
 from fedward.common.study import Study
 from fedward.server.carrier import TASKS, Carrier, Order
@@ -159,7 +166,7 @@ class Execution:
             self._end(State.STOPPED if stopped else State.FAILED, str(error))
         except BaseException as error:  # noqa: BLE001  (entry point of a thread)
             # Not its text: it may quote what it was working on.
-            kind = type(error).__name__
+            kind = f"{type(error).__name__} {place_of(error)}"
             logger.critical("a defect ended a run", extra={"facts": {**facts, "error": kind}})
             self._end(State.FAILED, f"this is a defect in fedward: {kind}")
 

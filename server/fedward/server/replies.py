@@ -18,9 +18,15 @@ from numpy.typing import NDArray
 
 from fedward.common import records
 from fedward.common.errors import (
+    DataError,
     LinkError,
+    PolicyError,
+    PrivacyError,
     RoundError,
     RoundSpentError,
+    SiteConfigError,
+    StudyError,
+    TrainingError,
     error_for_exit_code,
 )
 from fedward.common.study import Study, study_hash
@@ -40,6 +46,17 @@ class TooFew(RoundError):  # noqa: N818  (an event: more may answer the next tim
     def __init__(self, problem: str, *, hint: str, spent: frozenset[str] = frozenset()) -> None:
         super().__init__(problem, hint=hint)
         self.spent = spent
+
+
+_OF_A_SITE = (
+    DataError,
+    PolicyError,
+    PrivacyError,
+    SiteConfigError,
+    StudyError,
+    TrainingError,
+)
+"""What all sites may say and the run then is: the others are the server's own conditions."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +115,9 @@ class Replies:
         """Go on only with enough sites.
 
         Raises:
-            FedwardError: fewer than `minimum` sites answered; of the kind that all refusals share,
-                else `TooFew`. Every refusing site is named with its reason.
+            FedwardError: fewer than `minimum` sites answered; of the kind that all refusals share
+                if it is one of the site's own affairs, else `TooFew`. Every refusing site is
+                named with its reason.
         """
         if len(self.accepted) >= minimum:
             return
@@ -111,9 +129,11 @@ class Replies:
         problem = f"{during} stopped, {len(self.accepted)} of {minimum} needed sites answered"
         named = "; ".join(f"{', '.join(sites)}: {reason}" for reason, sites in by_reason.items())
         hint = named or "connect more sites"
-        if shared in (None, RoundError, RoundSpentError):  # others may answer, or these later
-            raise TooFew(problem, hint=hint, spent=self.spent)
-        raise shared(problem, hint=hint)
+        if shared in _OF_A_SITE:
+            raise shared(problem, hint=hint)
+        # Others may answer, or these later. A full disk there is none here, nor did anybody here
+        # stop the run because a site says that it was stopped.
+        raise TooFew(problem, hint=hint, spent=self.spent)
 
 
 Check = Callable[[str, Message], None]

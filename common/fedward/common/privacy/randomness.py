@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Sequence
 from functools import cached_property
 from typing import ClassVar, Protocol
 
@@ -59,8 +58,6 @@ class SeededRandomness:
     def __init__(self, seed: int, *path: str | int) -> None:
         name = (int(seed), *(part if isinstance(part, str) else int(part) for part in path))
         self._digest = hashlib.sha256(repr(name).encode()).digest()
-        self._key = int.from_bytes(self._digest[:8], "big")
-        self._ordered = 0
 
     @cached_property
     def _generator(self) -> np.random.Generator:
@@ -77,43 +74,7 @@ class SeededRandomness:
 
     def order(self, size: int) -> NDArray[np.int64]:
         """`[size]` whole numbers from 0 on, in random order."""
-        found: NDArray[np.int64] = seeded_orders([self], np.array([size]))[0]
-        return found
-
-
-_STEP = np.uint64(0x9E3779B97F4A7C15)
-
-
-def seeded_orders(
-    sources: Sequence[SeededRandomness], sizes: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """The next `order` of many streams at once, which costs little more than that of one.
-
-    Each stream's numbers are its key plus 1, 2, 3 … steps, mixed: SplitMix64 (Steele, Lea and Flood
-    2014, figure 16).
-
-    Args:
-        sources: different ones.
-        sizes: `[sources]`, of each order.
-
-    Returns:
-        `[sources, largest size]`: row i begins with what `sources[i].order(sizes[i])` gives; what
-        follows it are the numbers from `sizes[i]` on.
-    """
-    widest = int(sizes.max(initial=0))
-    first = np.array([source._key for source in sources], np.uint64)
-    done = np.array([source._ordered for source in sources], np.uint64)
-    number = np.arange(1, widest + 1, dtype=np.uint64)
-    mixed = (done[:, None] + number) * _STEP + first[:, None]
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed ^= mixed >> np.uint64(shift)
-        mixed *= np.uint64(factor)
-    mixed ^= mixed >> np.uint64(31)
-    mixed >>= np.uint64(1)
-    mixed[number > sizes[:, None].astype(np.uint64)] = np.iinfo(np.uint64).max
-    for source, size in zip(sources, sizes.tolist(), strict=True):
-        source._ordered += size
-    return np.argsort(mixed, axis=1, kind="stable")
+        return np.argsort(self.uniform(size), kind="stable")
 
 
 class SecureRandomness:

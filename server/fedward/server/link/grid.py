@@ -117,15 +117,19 @@ class GrpcGrid(OwnGrid):
         deadline = time.monotonic() + (LONGEST_WAIT_S if timeout is None else timeout)
         outgoing = Outgoing(self._folder)
         asked: dict[str, _Asked] = {}
+        refused: set[str] = set()
         try:
             asked = self._ask(messages, outgoing)
             answers = self._mailbox.collect(
                 asked, deadline=deadline, absent=self._absent, check=self._hooks.check
             )
             for answer in answers:
-                yield self._message(asked[answer.key], answer)
+                message = self._message(asked[answer.key], answer)
+                if message.has_error():
+                    refused.add(answer.key)
+                yield message
         finally:
-            self._mailbox.close(asked)
+            self._mailbox.close(asked, anew=refused)
             outgoing.remove()
 
     # --- details ----------------------------------------------------------------------------------

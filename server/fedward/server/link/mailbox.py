@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,13 +172,20 @@ class Mailbox:
             )
         return slot
 
-    def close(self, keys: Iterable[str]) -> None:
-        """Nobody waits for these any more; replies that came stay until the next round."""
+    def close(self, keys: Iterable[str], *, anew: Collection[str] = ()) -> None:
+        """Nobody waits for these any more; replies that came stay until the next round.
+
+        Args:
+            keys: of tasks.
+            anew: those of them that the site refused: asked once more, it may think otherwise.
+        """
         closed: list[str] = []
         with self._changed:
             for key in keys:
                 slot = self._slots.pop(key, None)
                 if slot is not None:
+                    if key in anew:
+                        slot.shelf.forget(slot.task)
                     if slot.given is None:  # who has answered need not be told at once
                         closed.append(slot.task.site)
                     self._closed[key] = slot.task.work

@@ -131,6 +131,11 @@ class Shelf:
             return Kept(torn(task, evidence), header.body_sha256)
         return self._answer(task, header, evidence)
 
+    def forget(self, task: Task) -> None:
+        """Not keep the reply to a task: it is to be asked anew."""
+        with suppress(OSError):
+            self._file(task, ".signed").unlink()
+
     def forget_before(self, number: int) -> None:
         """Remove what belongs to rounds before one."""
         for path in self._folder.iterdir():

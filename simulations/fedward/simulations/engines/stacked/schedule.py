@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedward.client.patient_rows import PatientRows
-from fedward.common.privacy.randomness import Randomness, SeededRandomness, seeded_orders
+from fedward.common.privacy.randomness import Randomness
 
 Ints = NDArray[np.int64]
 
@@ -42,10 +42,7 @@ class Step:
 
 
 def orders(sources: Sequence[Randomness], sizes: Ints) -> Ints:
-    """The next order of each stream, `[sites, largest]`; see `seeded_orders`."""
-    seeded = [source for source in sources if isinstance(source, SeededRandomness)]
-    if len(seeded) == len(sources):
-        return seeded_orders(seeded, sizes)
+    """The next order of each stream, `[sites, largest]`, padded with 0."""
     found = np.zeros((len(sources), int(sizes.max(initial=0))), np.int64)
     for row, source, size in zip(found, sources, sizes.tolist(), strict=True):
         row[:size] = source.order(size)
