@@ -8,8 +8,9 @@ round begins. What the sites paid for it stays paid.
 Guarantee:
     No other refusal empties a round. Whoever is away, withdrew, or refuses for another reason may
     still answer, so the round is tried again and the run waits or fails as it always did. A site
-    that lies about it can empty a round only where the others are too few without it, and at most
-    `MOST_IN_A_ROW` times until a person has looked; every record names it.
+    that lies about it can empty a round only where those that were asked are too few without it,
+    and at most `MOST_IN_A_ROW` in a row; if it lets one be done in between, that counts anew. Every
+    record names it: look at them.
 """
 
 from __future__ import annotations
