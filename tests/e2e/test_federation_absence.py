@@ -129,13 +129,16 @@ def test_an_update_that_is_late_is_in_no_round(town: Town) -> None:
 
 
 def test_an_older_ledger_is_noticed_and_nothing_is_done(town: Town) -> None:
-    study = town.offer("ledger", rounds=200, epsilon=3.0)
+    study = town.offer("ledger", rounds=3000, epsilon=3.0)
     town.approve_at(study, *NAMES)
     town.begun(study, rounds=2)
     ledger = town.site(THIRD) / "state/ledger.sqlite"
     kept = town.folder / "older.sqlite"
     town.daemons[THIRD].stop()
     shutil.copyfile(ledger, kept)
+    # The server may hold this hospital's answer to the round that goes on, and would count it when
+    # the hospital is away: what makes the copy an old one is a round that comes after its absence.
+    next_round(town, study, THIRD, there=False)
     town.daemons[THIRD].start()
     next_round(town, study, THIRD, there=True)
     town.daemons[THIRD].stop()
@@ -147,7 +150,7 @@ def test_an_older_ledger_is_noticed_and_nothing_is_done(town: Town) -> None:
     town.daemons[THIRD].start()
     town.until(lambda: bool(town.status(THIRD)["halted"]), LIMIT_S)
     assert "this site's ledger is older" in town.status(THIRD)["halted"]
-    assert not town.connected(THIRD)
+    town.until(lambda: not town.connected(THIRD), LIMIT_S)
     without = next_round(town, study, THIRD, there=False)
     assert THIRD not in without["participants"]
     assert not town.workers(THIRD)
@@ -186,7 +189,7 @@ def test_an_audit_log_that_was_cut_is_noticed_against_what_the_server_saw(town: 
     town.daemons[SECOND].start()
     town.until(lambda: "went back" in town.status(SECOND)["link"], LIMIT_S)
     assert f"the audit of site {SECOND} went back" in town.status(SECOND)["link"]
-    assert not town.connected(SECOND)
+    town.until(lambda: not town.connected(SECOND), LIMIT_S)
 
     town.daemons[SECOND].stop()
     log.write_bytes(whole)
