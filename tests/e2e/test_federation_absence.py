@@ -129,7 +129,7 @@ def test_an_update_that_is_late_is_in_no_round(town: Town) -> None:
 
 
 def test_an_older_ledger_is_noticed_and_nothing_is_done(town: Town) -> None:
-    study = town.offer("ledger", rounds=3000, epsilon=3.0)
+    study = town.offer("ledger", rounds=1000, epsilon=3.0)
     town.approve_at(study, *NAMES)
     town.begun(study, rounds=2)
     ledger = town.site(THIRD) / "state/ledger.sqlite"
