@@ -75,11 +75,11 @@ MODELS: dict[str, tuple[tuple[int, ...], Build]] = {
 class World:
     """A model at several sites, and the gradients of its rows by torch, one row at a time."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, turned: bool = False) -> None:
         shape, build = MODELS[name]
         torch.manual_seed(5)
         self.module = build().double()
-        self.program = Program(self.module)
+        self.program = Program(self.module, turned=turned)
         shapes = [(SITES, *weight.shape) for weight in self.module.parameters()]
         self.weights = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
         self.inputs = torch.randn(SITES, ROWS, *shape, dtype=torch.float64)
@@ -87,12 +87,29 @@ class World:
 
     @property
     def stack(self) -> Stack:
-        flat = torch.cat([weight.flatten(1) for weight in self.weights], dim=1)
-        return self.program.views(flat, [weight[0] for weight in self.weights])
+        flat = torch.cat([weight.flatten(1) for weight in self.kept], dim=1)
+        return self.program.views(flat, [weight[0] for weight in self.kept])
+
+    @property
+    def kept(self) -> list[Tensor]:
+        """The weights in the program's form."""
+        names = [name for name, _ in self.module.named_parameters()]
+        return [
+            weight.mT.contiguous() if name in self.program.turned else weight
+            for name, weight in zip(names, self.weights, strict=True)
+        ]
+
+    def as_given(self, flat: Tensor) -> Tensor:
+        """`[S, parameters]` from the program's form into the module's."""
+        views = self.program.views(flat, [weight[0] for weight in self.kept])
+        parts = [part for layer in views for part in layer]
+        pairs = zip(parts, self.weights, strict=True)
+        own = [part if part.shape == w.shape else part.mT for part, w in pairs]
+        return torch.cat([part.flatten(1) for part in own], dim=1)
 
     def zeros(self) -> tuple[Tensor, Stack]:
         flat = torch.zeros(SITES, sum(w[0].numel() for w in self.weights), dtype=torch.float64)
-        return flat, self.program.views(flat, [weight[0] for weight in self.weights])
+        return flat, self.program.views(flat, [weight[0] for weight in self.kept])
 
     def row(self, site: int, row: int) -> tuple[Tensor, Tensor]:
         """Output, and gradient of `along · output` as one vector."""
@@ -123,7 +140,7 @@ class World:
             self.along, self.stack, contexts
         ):
             layer.add_gradient(into[index], context, gradient, scale=scale, rows=rows)
-        return flat
+        return self.as_given(flat)
 
     @torch.no_grad()
     def squares(self, same: Tensor | None) -> Tensor:
@@ -144,9 +161,10 @@ def assert_equal(one: Tensor, other: Tensor) -> None:
     np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=EXACT, atol=EXACT)
 
 
+@pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("name", MODELS)
-def test_outputs_and_gradients(name: str) -> None:
-    world = World(name)
+def test_outputs_and_gradients(name: str, turned: bool) -> None:
+    world = World(name, turned=turned)
     outputs, single = world.rows()
     assert world.program.names == tuple(key for key, _ in world.module.named_parameters())
     assert_equal(world.program.forward(world.inputs, world.stack)[0].detach(), outputs)

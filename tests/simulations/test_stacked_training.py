@@ -165,9 +165,16 @@ def trained(
         patients = [PatientRows(sets[index], plans[index]) for index in order]
         batches = drawn(starts, steps[order], patients, streams)
         privacy = Privacy([plans[index] for index in order], streams)
-    chunk = Chunk(Program(module), table, "binary", asked, len(sets), batches, privacy)
-    stack = train_chunk(chunk, [p.detach() for p in module.parameters()])
-    flat = torch.cat([weight.flatten(1) for layer in stack for weight in layer], dim=1)
+    program = Program(module, turned=plans is None)
+    chunk = Chunk(program, table, "binary", asked, len(sets), batches, privacy)
+    given = {
+        name: p.detach().mT.contiguous() if name in program.turned else p.detach()
+        for name, p in module.named_parameters()
+    }
+    stack = [w for layer in train_chunk(chunk, list(given.values())) for w in layer]
+    turned = [name in program.turned for name in given]
+    own = [w.mT if turn else w for w, turn in zip(stack, turned, strict=True)]
+    flat = torch.cat([weight.flatten(1) for weight in own], dim=1)
     return [flat[place] for place in np.argsort(order)]
 
 
@@ -213,14 +220,20 @@ def test_as_many_steps_everywhere_and_passes_that_are_cut_off() -> None:
 @pytest.mark.parametrize("size", [5, 6, 7])
 def test_a_short_batch_is_padded_by_its_own_rows(size: int) -> None:
     """By another's, ∞ · 0 = NaN would come from a row that is not in the batch."""
-    first, second = shuffled(np.array([10]), np.array([size]), np.array([2]), BATCH, sources(1))
+    starts, sizes, steps = np.array([10, 50]), np.array([size, 2 * BATCH]), np.array([2, 2])
+    first, second = shuffled(starts, sizes, steps, BATCH, sources(2))
     order = sources(1)[0].order(size) + 10
-    assert first.rows.tolist() == order[:BATCH].tolist()
+    assert first.rows.tolist()[:BATCH] == order[:BATCH].tolist()
     assert second.rows.tolist()[: size - BATCH] == order[BATCH:].tolist()
-    assert set(second.rows.tolist()) == set(order[BATCH:].tolist())
-    assert second.weight.tolist() == [
-        [1 / (size - BATCH)] * (size - BATCH) + [0.0] * (2 * BATCH - size)
-    ]
+    assert set(second.rows.tolist()[:BATCH]) == set(order[BATCH:].tolist())
+    short = [1 / (size - BATCH)] * (size - BATCH) + [0.0] * (2 * BATCH - size)
+    assert second.weight.tolist() == [short, [1 / BATCH] * BATCH]
+
+
+def test_a_batch_is_no_wider_than_its_largest_site() -> None:
+    both, one = shuffled(np.array([0, 9]), np.array([5, 3]), np.array([2, 1]), BATCH, sources(2))
+    assert both.weight.shape == (2, BATCH)
+    assert one.weight.tolist() == [[1.0]]
 
 
 def plan(**changes: object) -> PrivacyPlan:

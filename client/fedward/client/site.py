@@ -138,15 +138,29 @@ class Site:
         source = self.gradients(work)
         return train(self.module(work.dataset), weights, source, work.settings)
 
-    def admit(self, weights: Weights, transform: Transform, *, round_number: int) -> None:
+    def admit(
+        self,
+        weights: Weights,
+        transform: Transform,
+        *,
+        round_number: int,
+        largest: float | None = None,
+    ) -> None:
         """Check a round of training and pay for it: what must come before it, whoever computes it.
+
+        Args:
+            weights: that training starts from.
+            transform: the frozen preprocessing.
+            round_number: from 1.
+            largest: `largest_weight(weights)`, if it is known: many sites may be asked the same.
 
         Raises:
             PrivacyError, RoundError, TrainingError: as `train`; then nothing was paid.
         """
-        self._accept(weights, transform, round_number)
+        self._accept(weights, transform, round_number, largest)
         if self.plan is not None:
-            self.randomness("training", round_number)
+            if self._for_release:
+                self.randomness("training", round_number)
             self.spending.charge(round_number, "training", self.plan.training_event())
 
     def local_round(
@@ -233,7 +247,13 @@ class Site:
             )
         return randomness
 
-    def _accept(self, weights: Weights, transform: Transform, round_number: int) -> None:
+    def _accept(
+        self,
+        weights: Weights,
+        transform: Transform,
+        round_number: int,
+        largest: float | None = None,
+    ) -> None:
         """Refuse what this study cannot lead to, judged without looking at a patient.
 
         What the server sends decides what a site computes: were anything accepted, it could ask
@@ -252,11 +272,13 @@ class Site:
                 "the server sent another preprocessing than before",
                 hint="it is frozen for a run; start the run again",
             )
-        if self.plan is not None and not _largest(weights) <= LARGEST_WEIGHT:
-            raise TrainingError(
-                "training diverged: the server's weights are beyond all use",
-                hint="lower [training] learning_rate",
-            )
+        if self.plan is not None:
+            largest = largest_weight(weights) if largest is None else largest
+            if not largest <= LARGEST_WEIGHT:
+                raise TrainingError(
+                    "training diverged: the server's weights are beyond all use",
+                    hint="lower [training] learning_rate",
+                )
 
     def _apply(
         self, transform: Transform, training: Cohort, testing: Cohort
@@ -284,7 +306,8 @@ class Site:
         return self._workspace.module(self.study.model, dataset.inputs.shape, task.outputs)
 
 
-def _largest(weights: Weights) -> float:
+def largest_weight(weights: Weights) -> float:
+    """Magnitude of the largest weight; NaN if one is."""
     return max((float(np.abs(w).max()) for w in weights.values() if w.size), default=0.0)
 
 

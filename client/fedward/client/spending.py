@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal, Protocol, get_args
 
 from fedward.common.errors import PrivacyError, RoundSpentError
@@ -184,6 +185,7 @@ def _amounts(events: Iterable[PrivacyEvent]) -> _Amounts:
     return amounts
 
 
+@lru_cache(maxsize=1024)  # the same event is charged in every round
 def _amount(event: PrivacyEvent) -> tuple[PrivacyEvent, int]:
     """An event's kind, and how many steps or releases of it there are."""
     if isinstance(event, SampledGaussian):

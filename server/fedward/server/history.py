@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 from fedward.common.errors import RoundError
 from fedward.common.files import output_error
@@ -30,8 +30,7 @@ _RECENT = 8
 """Records that stay in memory: the last rounds are looked at after each."""
 
 
-@dataclass(frozen=True)
-class Drift:
+class Drift(NamedTuple):
     """How one site's update compares with the mean update of its round.
 
     Attributes:
@@ -65,7 +64,7 @@ class RoundRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe form. Copies nothing that is such already, as `dataclasses.asdict` would."""
-        return {**vars(self), "drift": {site: vars(drift) for site, drift in self.drift.items()}}
+        return {**vars(self), "drift": {k: d._asdict() for k, d in self.drift.items()}}
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ It is a value: JSON in and out without losing a bit, and part of the released mo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -140,11 +141,11 @@ class Transform(_Frozen):
             )
         inputs = np.zeros((len(table), self.width), dtype=np.float32)
         indicators = iter(range(self._indicator_start, self.width))
-        for index, number in enumerate(self.numeric):
-            absent = _standardise(number, table.numeric[:, index], inputs[:, index])
-            if number.missing == "indicator":
-                inputs[:, next(indicators)] = absent
         start = len(self.numeric)
+        absences = _standardise(self.numeric, table.numeric, inputs[:, :start])
+        for index, number in enumerate(self.numeric):
+            if number.missing == "indicator":
+                inputs[:, next(indicators)] = absences[:, index]
         for index, category in enumerate(self.categorical):
             end = start + len(category.levels)
             codes = table.codes[:, index]
@@ -167,18 +168,26 @@ class Transform(_Frozen):
 
 
 def _standardise(
-    feature: NumericInput, column: NDArray[np.float32], out: NDArray[np.float32]
+    features: Sequence[NumericInput], table: NDArray[np.float32], out: NDArray[np.float32]
 ) -> NDArray[np.bool_]:
-    absent = np.isnan(column)
-    if feature.missing == "refuse" and absent.any():
-        raise _missing(feature.name)
+    """Fill in and standardise all columns at once; says which values were absent."""
+    absent = np.isnan(table)
+    for index in np.flatnonzero(absent.any(axis=0)).tolist():
+        if features[index].missing == "refuse":
+            raise _missing(features[index].name)
+    fill, mean, deviation = (
+        np.array([getattr(feature, name) for feature in features], np.float64)
+        for name in ("fill", "mean", "deviation")
+    )
     # In float64: a mean of 1e6 leaves float32 with one digit after the point.
-    values = np.where(absent, feature.fill, column.astype(np.float64))
+    values = np.where(absent, fill, table.astype(np.float64))
     with np.errstate(over="ignore", invalid="ignore"):
-        out[:] = (values - feature.mean) / feature.deviation
-    if not np.isfinite(out).all():
+        out[:] = (values - mean) / deviation
+    finite = np.isfinite(out).all(axis=0)
+    if not finite.all():
         raise DataError(
-            f"feature {feature.name} has a value that is not finite after preprocessing",
+            f"feature {features[int(np.argmin(finite))].name} has a value that is not finite "
+            "after preprocessing",
             hint="remove infinite values, or give the feature min and max in the study",
         )
     return absent

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from fedward.common.errors import PrivacyError
@@ -83,7 +83,7 @@ _KINDS: dict[str, type[GaussianRelease] | type[SampledGaussian]] = {
 def event_to_dict(event: PrivacyEvent) -> dict[str, Any]:
     """The event as a JSON-safe dictionary with a `kind`; floats survive exactly."""
     kind = "gaussian" if isinstance(event, GaussianRelease) else "sampled_gaussian"
-    return {"kind": kind, **asdict(event)}
+    return {"kind": kind, **vars(event)}
 
 
 def event_from_dict(content: Mapping[str, Any]) -> PrivacyEvent:

@@ -7,20 +7,21 @@ is what is accounted; call them directly only in tests.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedward.common.errors import PrivacyError
-from fedward.common.privacy.randomness import Randomness
+from fedward.common.privacy.randomness import Randomness, normals
 
 
-def poisson_sample(patients: int, probability: float, randomness: Randomness) -> NDArray[np.int64]:
-    """Indices of the sampled patients, ascending; may be none, may be all.
+def poisson_drawn(uniform: NDArray[np.float64], probability: float) -> NDArray[np.bool_]:
+    """Who is drawn, given a uniform number for each: any shape.
 
     Guarantee:
-        Each of `patients` is drawn with `probability`, independently of every other. Fixed-size or
-        shuffled batches would not have the privacy that `SampledGaussian` accounts for.
+        Each is drawn with `probability`, independently of every other. Fixed-size or shuffled
+        batches would not have the privacy that `SampledGaussian` accounts for.
 
     Raises:
         PrivacyError: `probability` is not in (0, 1].
@@ -29,7 +30,12 @@ def poisson_sample(patients: int, probability: float, randomness: Randomness) ->
         raise PrivacyError(
             "a sampling probability is out of range", hint="it must be above 0 and at most 1"
         )
-    return np.flatnonzero(randomness.uniform(patients) < probability).astype(np.int64)
+    return uniform < probability
+
+
+def poisson_sample(patients: int, probability: float, randomness: Randomness) -> NDArray[np.int64]:
+    """Indices of the sampled patients, ascending; may be none, may be all; see `poisson_drawn`."""
+    return np.flatnonzero(poisson_drawn(randomness.uniform(patients), probability))
 
 
 def sample_rows(groups: NDArray[np.int64], most: int, randomness: Randomness) -> NDArray[np.int64]:
@@ -95,11 +101,7 @@ def add_gaussian(
         PrivacyError: `deviation` is not positive and finite, or `total` has an element that is not
             finite (noise would not hide it).
     """
-    if not (0.0 < deviation < math.inf):
-        raise PrivacyError(
-            "the standard deviation of privacy noise is out of range",
-            hint="it must be positive and finite",
-        )
+    _check_deviation(deviation)
     exact = np.asarray(total, dtype=np.float64)
     if not np.isfinite(exact).all():
         raise PrivacyError(
@@ -107,3 +109,37 @@ def add_gaussian(
             hint="lower the learning rate, check the data",
         )
     return exact + deviation * randomness.normal(exact.size).reshape(exact.shape)
+
+
+def add_gaussian_to_each(
+    totals: NDArray[np.floating], deviations: Sequence[float], sources: Sequence[Randomness]
+) -> None:
+    """`add_gaussian` for many sums at once, in place: row by row the same, up to rounding.
+
+    A row that is not finite becomes NaN as a whole: noise would not hide it, and whoever owns it
+    is not to learn more than that its training diverged.
+
+    Args:
+        totals: `[sums, values]`, changed.
+        deviations: of each sum, > 0.
+        sources: of each sum's noise.
+
+    Raises:
+        PrivacyError: a deviation is not positive and finite.
+    """
+    for deviation in deviations:
+        _check_deviation(deviation)
+    finite = np.isfinite(totals).all(axis=1)
+    noise = normals(sources, totals.shape[1]).astype(totals.dtype, copy=False)
+    noise *= np.asarray(deviations, totals.dtype)[:, None]
+    totals += noise
+    if not finite.all():
+        totals[~finite] = np.nan
+
+
+def _check_deviation(deviation: float) -> None:
+    if not (0.0 < deviation < math.inf):
+        raise PrivacyError(
+            "the standard deviation of privacy noise is out of range",
+            hint="it must be positive and finite",
+        )

@@ -26,7 +26,9 @@ Guarantee:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -39,7 +41,9 @@ from fedward.common.privacy.calibration import gaussian_noise_multiplier, noise_
 from fedward.common.privacy.events import GaussianRelease, PrivacyEvent, SampledGaussian
 from fedward.common.privacy.mechanisms import (
     add_gaussian,
+    add_gaussian_to_each,
     clip_factors,
+    poisson_drawn,
     poisson_sample,
     sample_rows,
 )
@@ -83,6 +87,10 @@ class PrivacyPlan:
 
     def training_event(self) -> SampledGaussian:
         """Cost of one round of training."""
+        return self._training_event
+
+    @cached_property
+    def _training_event(self) -> SampledGaussian:
         return SampledGaussian(
             self.sampling_probability, self.noise_multiplier, self.steps_per_round
         )
@@ -121,6 +129,10 @@ class PrivacyPlan:
         """The patients of one step, ascending; see `mechanisms.poisson_sample`."""
         return poisson_sample(patients, self.sampling_probability, randomness)
 
+    def drawn(self, uniform: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Whether each patient is in a step, given a uniform number for each step and patient."""
+        return poisson_drawn(uniform, self.sampling_probability)
+
     def sample_rows(self, patient: NDArray[np.int64], randomness: Randomness) -> NDArray[np.int64]:
         """Positions of at most k rows of each patient; see `mechanisms.sample_rows`."""
         return sample_rows(patient, self.max_rows_per_patient, randomness)
@@ -136,8 +148,27 @@ class PrivacyPlan:
             With `sample` and `clip_factors`, one step as `training_event` accounts for it. What is
             returned may be released and post-processed freely; `total` may not.
         """
-        deviation = self.noise_multiplier * self.max_grad_norm
-        return add_gaussian(total, deviation, randomness) / self.expected_batch
+        return add_gaussian(total, self.deviation, randomness) / self.expected_batch
+
+    @property
+    def deviation(self) -> float:
+        """σ·C: the standard deviation of the noise of a training step."""
+        return self.noise_multiplier * self.max_grad_norm
+
+
+def privatise_each(
+    plans: Sequence[PrivacyPlan], totals: NDArray[np.floating], sources: Sequence[Randomness]
+) -> None:
+    """`PrivacyPlan.privatise` at many sites at once, in place: each row by its own plan and noise.
+
+    Args:
+        plans: of each site.
+        totals: `[sites, values]`: sums of clipped gradients; become noisy means, or NaN where a
+            sum is not finite.
+        sources: of each site's noise.
+    """
+    add_gaussian_to_each(totals, [plan.deviation for plan in plans], sources)
+    totals /= np.array([plan.expected_batch for plan in plans], totals.dtype)[:, None]
 
 
 def needs_statistics(study: Study) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedward.client.site import Site
+from fedward.client.site import Site, largest_weight
 from fedward.client.training import diverged
 from fedward.common.errors import FedwardError, RoundError
 from fedward.common.preprocess import Transform
@@ -75,7 +75,7 @@ class EngineGrid(LoopGrid):
             self.close()
             transform = Transform.from_json(asked.transform)
             executor = self._make(self._sites, transform)
-            layout, sites = Layout.of(asked.weights), len(self._sites)
+            layout, sites = Layout.of(asked.weights, executor.turned), len(self._sites)
             keep = asked.each or layout.size * sites <= MOST_KEPT
             results = Results(sites, layout, workers=max(1, self._workers), keep=keep)
             self._crew = _Crew(asked.transform, transform, executor, results, self._workers)
@@ -84,10 +84,13 @@ class EngineGrid(LoopGrid):
     def _admit(self, asked: Asked, transform: Transform) -> tuple[list[int], dict[str, Refusal]]:
         """Let every site check and pay."""
         admitted, refused = [], {}
+        largest = largest_weight(asked.weights)
         for name in asked.shares:
             index = self._index[name]
             try:
-                self._sites[index].admit(asked.weights, transform, round_number=asked.number)
+                self._sites[index].admit(
+                    asked.weights, transform, round_number=asked.number, largest=largest
+                )
             except FedwardError as error:
                 refused[name] = Refusal(error.exit_code, str(error))
             else:
@@ -136,10 +139,8 @@ class EngineGrid(LoopGrid):
         lengths = norms * float(np.linalg.norm(moved))
         cosines = np.divide(inner, lengths, out=np.zeros_like(inner), where=lengths > 0)
         cosines = np.clip(cosines, -1.0, 1.0)
-        return {
-            self._names[index]: Drift(norm=norm, cosine=cosine)
-            for index, norm, cosine in zip(accepted, norms.tolist(), cosines.tolist(), strict=True)
-        }
+        names = [self._names[index] for index in accepted]
+        return dict(zip(names, map(Drift, norms.tolist(), cosines.tolist()), strict=True))
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,9 @@ class Round:
 class Executor(Protocol):
     """Computes sites."""
 
+    turned: frozenset[str]
+    """Matrices that stand transposed in the results' vectors."""
+
     def train(self, asked: Round, sites: Sequence[int], results: Results, worker: int) -> None:
         """Train these sites from `results.before` and add what they send to the results."""
         ...
@@ -67,6 +70,8 @@ class Looped:
         sites: all of them.
         transform: the frozen preprocessing.
     """
+
+    turned: frozenset[str] = frozenset()
 
     def __init__(self, sites: Sequence[Site], transform: Transform) -> None:
         self._sites = sites
@@ -115,7 +120,9 @@ class Stacked:
         self._transform = transform
         datasets = [site.prepare(transform)[0] for site in sites]
         module = sites[0].module(datasets[0])
-        self._program = Program(module)
+        # Noise comes in the order of the module's own weights.
+        self._program = Program(module, turned=sites[0].plan is None)
+        self.turned = self._program.turned
         self._table = Table.of(datasets)
         works = [self._work(index, _ANY) for index in range(len(sites))]
         self._steps = np.array([work.settings.steps for work in works], np.int64)
@@ -141,7 +148,7 @@ class Stacked:
         results.total[worker] = 0.0
         if not sites:
             return
-        before = results.layout.weights(results.before)
+        before = results.layout.parts(results.before)
         weights = [torch.from_numpy(before[name]) for name in self._program.names]
         for part in self._chunks(sites):
             stack = train_chunk(self._chunk_of(asked, part), weights)

@@ -20,17 +20,22 @@ MOST_KEPT = 1 << 26
 class Layout:
     """Names and shapes of a model's weights, to see them as one vector and back.
 
+    Attributes:
+        shapes: of each, in the order in which they stand in the vector.
+        turned: names of matrices that stand in it transposed.
+
     >>> layout = Layout.of({"w": np.zeros((2, 2), np.float32), "b": np.ones(1, np.float32)})
     >>> layout.vector({"w": np.zeros((2, 2)), "b": np.ones(1)})
     array([0., 0., 0., 0., 1.], dtype=float32)
     """
 
     shapes: Mapping[str, tuple[int, ...]]
+    turned: frozenset[str] = frozenset()
 
     @staticmethod
-    def of(weights: Weights) -> Layout:
+    def of(weights: Weights, turned: frozenset[str] = frozenset()) -> Layout:
         """Of these weights."""
-        return Layout({name: tuple(value.shape) for name, value in weights.items()})
+        return Layout({name: tuple(value.shape) for name, value in weights.items()}, turned)
 
     @property
     def size(self) -> int:
@@ -39,17 +44,26 @@ class Layout:
 
     def vector(self, weights: Weights) -> NDArray[np.float32]:
         """float32 `[size]`."""
-        parts = [np.asarray(weights[name], np.float32).reshape(-1) for name in self.shapes]
-        return np.concatenate(parts) if parts else np.empty(0, np.float32)
+        parts = [
+            np.asarray(weights[name].T if name in self.turned else weights[name], np.float32)
+            for name in self.shapes
+        ]
+        return np.concatenate([part.reshape(-1) for part in parts] or [np.empty(0, np.float32)])
 
-    def weights(self, vector: NDArray[np.float32]) -> Weights:
-        """Views of a vector."""
+    def parts(self, vector: NDArray[np.float32]) -> Weights:
+        """Views of a vector, matrices that are kept transposed as they are kept."""
         found, start = {}, 0
         for name, shape in self.shapes.items():
             stop = start + int(np.prod(shape, dtype=np.int64))
-            found[name] = vector[start:stop].reshape(shape)
+            kept = shape[::-1] if name in self.turned else shape
+            found[name] = vector[start:stop].reshape(kept)
             start = stop
         return found
+
+    def weights(self, vector: NDArray[np.float32]) -> Weights:
+        """The weights that a vector is made of; views of it, or copies of what is transposed."""
+        parts = self.parts(vector)
+        return parts | {name: np.ascontiguousarray(parts[name].T) for name in self.turned}
 
 
 class Results:

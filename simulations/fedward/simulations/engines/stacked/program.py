@@ -48,13 +48,20 @@ class Program:
 
     Args:
         module: the model of one site, built of `nn.Sequential` and layers that are known here.
+        turned: whether matrices of dense layers are kept as `[S, inputs, outputs]`, which is
+            faster. All weights and gradients that are given or made are then in that form.
 
     Raises:
         UnknownLayer: it has another.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, *, turned: bool = False) -> None:
         self._layers = list(_layers(module, ""))
+        dense = [layer for layer in self._layers if isinstance(layer, Dense)]
+        for layer in dense:
+            layer.turned = turned
+        self.turned = frozenset(layer.names[0] for layer in dense if turned)
+        """Names of the matrices that are kept so."""
         trained = [name for layer in self._layers for name in layer.names]
         given = list(module.named_parameters())
         free = all(weight.requires_grad for _, weight in given)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedward.client.patient_rows import PatientRows
-from fedward.common.privacy.randomness import Randomness
+from fedward.common.privacy.randomness import Randomness, uniforms
 
 Ints = NDArray[np.int64]
 
@@ -41,14 +41,6 @@ class Step:
         return len(self.weight)
 
 
-def orders(sources: Sequence[Randomness], sizes: Ints) -> Ints:
-    """The next order of each stream, `[sites, largest]`, padded with 0."""
-    found = np.zeros((len(sources), int(sizes.max(initial=0))), np.int64)
-    for row, source, size in zip(found, sources, sizes.tolist(), strict=True):
-        row[:size] = source.order(size)
-    return found
-
-
 def shuffled(
     starts: Ints, sizes: Ints, steps: Ints, batch_size: int, sources: Sequence[Randomness]
 ) -> Iterator[Step]:
@@ -62,42 +54,39 @@ def shuffled(
         sources: of each site's order.
     """
     in_pass = -(-sizes // batch_size)
-    passes = -(-steps // in_pass)
-    width = int(in_pass.max()) * batch_size
+    known = _orders(sources, sizes, -(-steps // in_pass))
+    number, place = np.divmod(np.arange(steps[0]), in_pass[:, None])
+    left = sizes[:, None] - place * batch_size
     column = np.arange(min(batch_size, int(sizes.max())))
-    known: list[Ints] = []
+    valid = column < left[..., None]
+    # Padded by a row of the same batch: nothing of another one can spoil it.
+    offset = place[..., None] * batch_size + np.where(valid, column, 0)
+    number = np.minimum(number, known.shape[1] - 1)  # of sites that are done already
+    site = np.arange(len(sizes))[:, None, None]
+    rows = torch.from_numpy(known[site, number[..., None], offset] + starts[:, None, None])
+    weight = torch.from_numpy(valid / np.minimum(left, batch_size)[..., None])
     for step in range(int(steps[0])):
         active = _active(steps, step)
-        number, place = np.divmod(step, in_pass[:active])
-        while len(known) <= number.max():
-            known.append(_pass(sources, sizes, passes > len(known), width))
-        first = place * batch_size
-        rows = np.empty((active, len(column)), np.int64)
-        for one in np.unique(number):
-            there = np.flatnonzero(number == one)
-            rows[there] = known[one][there[:, None], first[there, None] + column]
-        left = sizes[:active] - first
-        valid = column < left[:, None]
-        # Padded by a row of the same batch: nothing of another one can spoil it.
-        rows = np.where(valid, rows, rows[:, :1])
-        weight = valid / np.minimum(left, batch_size)[:, None]
-        yield Step(
-            torch.from_numpy((rows + starts[:active, None]).reshape(-1)),
-            torch.from_numpy(weight),
-        )
+        width = min(batch_size, int(left[:active, step].max()))
+        yield Step(rows[:active, step, :width].reshape(-1), weight[:active, step, :width])
 
 
 def _active(steps: Ints, step: int) -> int:
     return int(np.searchsorted(-steps, -step, side="left"))
 
 
-def _pass(sources: Sequence[Randomness], sizes: Ints, going: NDArray[np.bool_], width: int) -> Ints:
-    """An order of the rows of each site that begins another pass; 0 is what pads it."""
-    found = np.zeros((len(sizes), width), np.int64)
-    drawn = orders([s for s, on in zip(sources, going, strict=True) if on], sizes[going])
-    drawn[np.arange(drawn.shape[1]) >= sizes[going, None]] = 0
-    found[going, : drawn.shape[1]] = drawn
-    return found
+def _orders(sources: Sequence[Randomness], sizes: Ints, passes: Ints) -> Ints:
+    """The orders in which sites go through their rows: `[sites, passes, largest site]`.
+
+    As `Randomness.order` gives them, one after another; what pads them is not to be looked at.
+    """
+    uniform = uniforms(sources, (sizes * passes).tolist())
+    column = np.arange(int(sizes.max()))
+    place = np.arange(int(passes.max()))[None, :, None] * sizes[:, None, None] + column
+    there = column < sizes[:, None, None]
+    site = np.arange(len(sizes))[:, None, None]
+    found = uniform[site, np.minimum(place, uniform.shape[1] - 1)]
+    return np.argsort(np.where(there, found, 1.0), axis=2, kind="stable")
 
 
 def drawn(
@@ -114,6 +103,9 @@ def drawn(
         patients: of each site.
         sources: of each site's sampling; noise is drawn from them in between.
     """
+    if all(own.single for own in patients):
+        yield from _drawn_single(starts, steps, patients, sources)
+        return
     for step in range(int(steps[0])):
         active = _active(steps, step)
         found = [patients[site].draw(sources[site]) for site in range(active)]
@@ -132,4 +124,37 @@ def drawn(
             torch.from_numpy(rows.reshape(-1)),
             torch.from_numpy(weight),
             torch.from_numpy(owner) if shared else None,
+        )
+
+
+def _drawn_single(
+    starts: Ints,
+    steps: Ints,
+    patients: Sequence[PatientRows],
+    sources: Sequence[Randomness],
+) -> Iterator[Step]:
+    """`drawn`, where no patient has two rows: who is in which step is known at once."""
+    sizes = np.array([len(own.rows) for own in patients])
+    uniform = uniforms(sources, (sizes * steps).tolist())
+    there = np.zeros((len(steps), int(steps[0]), int(sizes.max())), np.bool_)
+    rows_of = np.zeros((len(steps), int(sizes.max())), np.int64)
+    for site, own in enumerate(patients):
+        taken, size = int(steps[site]), int(sizes[site])
+        there[site, :taken, :size] = own.drawn(uniform[site, : taken * size].reshape(taken, size))
+        rows_of[site, :size] = own.rows + starts[site]
+    counts = there.sum(axis=2)
+    owner, step, patient = np.nonzero(there)
+    # Padded by a row of the site's own, which counts 0.
+    width = max(1, int(counts.max()))
+    rows = np.broadcast_to(starts[:, None, None], (*counts.shape, width)).copy()
+    before = np.cumsum(counts.ravel()) - counts.ravel()
+    rank = np.arange(len(owner)) - np.repeat(before, counts.ravel())
+    rows[owner, step, rank] = rows_of[owner, patient]
+    weight = np.arange(width) < counts[..., None]
+    for number in range(int(steps[0])):
+        active = _active(steps, number)
+        most = max(1, int(counts[:active, number].max()))
+        yield Step(
+            torch.from_numpy(rows[:active, number, :most].reshape(-1)),
+            torch.from_numpy(weight[:active, number, :most].astype(np.float64)),
         )

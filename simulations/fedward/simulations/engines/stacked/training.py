@@ -16,14 +16,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fedward.client.training import LocalSettings
-from fedward.common.errors import PrivacyError
 from fedward.common.models.outputs import Kind, loss_gradient
-from fedward.common.privacy.plan import PrivacyPlan
+from fedward.common.privacy.plan import PrivacyPlan, privatise_each
 from fedward.common.privacy.randomness import Randomness
 from fedward.simulations.engines.stacked.layers import Trained
 from fedward.simulations.engines.stacked.optimisers import Optimiser, is_plain
@@ -93,7 +91,9 @@ def train_chunk(chunk: Chunk, weights: list[Tensor]) -> Stack:
             _add_mean_gradient(chunk, step, stack, gradients, 1.0)
         else:
             _add_clipped_sum(chunk, chunk.privacy, step, stack, gradients)
-            _privatise(chunk.privacy, flat[: step.active])
+            plans, sources = chunk.privacy.plans, chunk.privacy.sources
+            active = step.active
+            privatise_each(plans[:active], flat[:active].numpy(), sources[:active])
         optimiser.step(gradients, step.active)
     return stack
 
@@ -161,15 +161,6 @@ def _of_patients(finite: Tensor, same: Tensor | None) -> Tensor:
     if same is None:
         return finite
     return torch.bmm(same, (~finite).to(same.dtype).unsqueeze(2)).squeeze(2) == 0.0
-
-
-def _privatise(privacy: Privacy, totals: Tensor) -> None:
-    """Each site's sum becomes its noisy mean gradient."""
-    for own, plan, source in zip(totals.numpy(), privacy.plans, privacy.sources, strict=False):
-        try:
-            own[...] = plan.privatise(own, source)
-        except PrivacyError:  # the sum is not finite: that site's training diverged
-            own[...] = np.nan
 
 
 def _output_gradient(chunk: Chunk, step: Step, stack: Stack) -> tuple[Tensor, Stack, list[Any]]:
