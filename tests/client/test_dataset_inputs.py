@@ -18,6 +18,7 @@ from fedward.client.dataset import (
 from fedward.client.evaluation import BATCH, predict
 from fedward.client.workspace import Workspace
 from fedward.common.models.registry import parse_model
+from fedward.common.models.state import get_weights
 from fedward.common.preprocess import fit
 from fedward.common.table import ImageStack
 from fedward.simulations.fakes import make_cohort, small_study
@@ -127,7 +128,7 @@ def test_scores_are_the_same_in_one_batch_and_in_many() -> None:
     rows = BATCH + 3
     inputs = torch.from_numpy(rng.normal(size=(rows, 2)).astype(np.float32))
     data = Dataset(MatrixInputs(inputs), torch.zeros(rows), np.arange(rows))
-    model = Workspace().module(parse_model({"name": "logistic"}), (2,), 1)
+    model = Workspace().module(parse_model({"name": "logistic"}), (2,), 1, private=False)
     model.train()
     found = predict(model, data, "binary")
     assert not model.training
@@ -138,17 +139,33 @@ def test_scores_are_the_same_in_one_batch_and_in_many() -> None:
 
 def test_scores_of_nobody_have_the_right_shape() -> None:
     data = Dataset(MatrixInputs(torch.zeros(0, 2)), torch.zeros(0), np.zeros(0, np.int64))
-    model = Workspace().module(parse_model({"name": "logistic"}), (2,), 3)
+    model = Workspace().module(parse_model({"name": "logistic"}), (2,), 3, private=False)
     assert predict(model, data, "multiclass").shape == (0, 3)
 
 
 def test_a_workspace_makes_a_module_once() -> None:
     workspace, spec = Workspace(), parse_model({"name": "mlp", "hidden": [3]})
-    first = workspace.module(spec, (2,), 1)
-    assert workspace.module(parse_model({"name": "mlp", "hidden": [3]}), (2,), 1) is first
+    first = workspace.module(spec, (2,), 1, private=False)
+    assert (
+        workspace.module(parse_model({"name": "mlp", "hidden": [3]}), (2,), 1, private=False)
+        is first
+    )
     for other in (
-        workspace.module(spec, (3,), 1),
-        workspace.module(spec, (2,), 2),
-        workspace.module(parse_model({"name": "mlp", "hidden": [4]}), (2,), 1),
+        workspace.module(spec, (3,), 1, private=False),
+        workspace.module(spec, (2,), 2, private=False),
+        workspace.module(spec, (2,), 1, private=True),
+        workspace.module(parse_model({"name": "mlp", "hidden": [4]}), (2,), 1, private=False),
     ):
         assert other is not first
+
+
+def test_convolutions_have_channels_last_unless_they_are_private() -> None:
+    """And what a site sends is in the usual order all the same."""
+    spec, workspace = parse_model({"name": "cnn", "channels": [8], "pool": 2}), Workspace()
+    layouts = []
+    for private in (False, True):
+        module = workspace.module(spec, (3, 6, 6), 1, private=private)
+        weight = next(module.parameters())
+        layouts.append(weight.is_contiguous(memory_format=torch.channels_last))
+        assert all(value.flags.c_contiguous for value in get_weights(module).values())
+    assert layouts == [True, False]

@@ -303,7 +303,9 @@ class Site:
     def module(self, dataset: Dataset) -> torch.nn.Module:
         """The workspace's module for this study's model; its weights are anybody's."""
         task = self.study.task
-        return self._workspace.module(self.study.model, dataset.inputs.shape, task.outputs)
+        return self._workspace.module(
+            self.study.model, dataset.inputs.shape, task.outputs, private=self.plan is not None
+        )
 
 
 def largest_weight(weights: Weights) -> float:

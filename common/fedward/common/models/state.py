@@ -51,7 +51,7 @@ def get_weights(module: nn.Module) -> Weights:
         ModelError: a tensor is floating point but not float32.
     """
     return {
-        name: np.array(tensor.detach().cpu().numpy(), np.float32)
+        name: np.array(tensor.detach().cpu().numpy(), np.float32, order="C")
         for name, tensor in _float_tensors(module).items()
     }
 

@@ -102,7 +102,7 @@ def _add_mean_gradient(chunk: Chunk, step: Step, stack: Stack, into: Stack, scal
     """Add `scale` times the mean gradient of a step to the first sites of `into`."""
     gradient, own, contexts = _output_gradient(chunk, step, stack)
     gradient *= step.weight.to(gradient.dtype).unsqueeze(2)
-    target = _first(into, step.active)
+    target = own if into is stack else _first(into, step.active)
     for index, layer, context, arrived in chunk.program.backward(gradient, own, contexts):
         layer.add_gradient(target[index], context, arrived, scale=scale, rows=None)
 
@@ -174,6 +174,8 @@ def _output_gradient(chunk: Chunk, step: Step, stack: Stack) -> tuple[Tensor, St
 
 
 def _first(stack: Stack, active: int) -> Stack:
+    if len(stack[0][0]) == active:
+        return stack
     return [[weight[:active] for weight in layer] for layer in stack]
 
 
