@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fedward.common.errors import PrivacyError, RoundError
-from fedward.common.metrics import DECISION_METRICS, Counts, count, evaluate
+from fedward.common.metrics import DECISION_METRICS, Counts, count, evaluate, evaluate_each
 from fedward.common.metrics.release import merge_cells
 from fedward.common.models.outputs import Kind
 from fedward.common.privacy.randomness import SeededRandomness
@@ -275,3 +275,23 @@ def test_regression_of_few_patients_is_suppressed() -> None:
     assert counted("regression", rows=90, patient=np.arange(90) % 9).coarsen(10) is None
     assert counted("regression", rows=10).coarsen(10) is not None
     assert counted("regression", rows=0).coarsen(10) is not None  # nobody is not a few
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_are_evaluated_as_each_alone(kind: Kind) -> None:
+    """Also without rows, with one class, of other resolutions, and with hidden decisions."""
+    one_class = counted(kind, rows=4)
+    if kind == "binary":
+        one_class = count(kind, [1, 1], [[0.2], [0.9]], bins=20)
+    small = counted(kind, rows=30).coarsen(10)
+    all_of_them = [
+        *(counted(kind, seed=seed) for seed in range(4)),
+        *(counted(kind, rows=0), one_class, counted(kind, bins=10)),
+        *([] if small is None else [small]),
+    ]
+    for counts, found in zip(all_of_them, evaluate_each(all_of_them), strict=True):
+        assert found == {
+            name: None if value is None else pytest.approx(value, rel=1e-9, abs=1e-9)
+            for name, value in evaluate(counts).items()
+        }
+    assert evaluate_each([]) == []

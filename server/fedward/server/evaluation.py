@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedward.common import records
 from fedward.common.errors import RoundError
-from fedward.common.metrics import Counts, evaluate
+from fedward.common.metrics import Counts, evaluate, evaluate_each
 from fedward.common.study import Study
 from fedward.server.replies import Replies, arrays_of, number_of
 from fedward.server.strategies import MetricsFunction
@@ -61,11 +61,9 @@ def metrics_by_site(
     study: Study, replies: Replies, merged: MetricRecord
 ) -> dict[str, dict[str, float | None]]:
     """Metrics of every site that released counts, and `overall` as merged by the strategy."""
-    result: dict[str, dict[str, float | None]] = {}
-    for site, message in replies.accepted.items():
-        counts = _counts(study, message.content)
-        if counts is not None:
-            result[site] = dict(evaluate(counts))
+    released = {site: _counts(study, m.content) for site, m in replies.accepted.items()}
+    known = {site: counts for site, counts in released.items() if counts is not None}
+    result = dict(zip(known, evaluate_each(list(known.values())), strict=True))
     result[OVERALL] = {name: float(cast("float", value)) for name, value in merged.items()}
     return result
 

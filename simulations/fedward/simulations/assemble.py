@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -116,16 +117,21 @@ def _features(study: Study, cohort: Cohort) -> dict[str, report.FeatureSummary]:
     if not isinstance(table, FeatureTable):
         brightness = np.array([table.pixels[row].mean() / 255.0 for row in table.rows])
         return {"brightness": report.FeatureSummary(mean=brightness.mean(), sd=brightness.std())}
-    summaries = {}
-    for index, feature in enumerate(study.data.numeric):
-        column = table.numeric[:, index].astype(np.float64)
-        present = column[~np.isnan(column)]
-        summaries[feature.name] = report.FeatureSummary(
-            mean=present.mean() if len(present) else None,
-            sd=present.std() if len(present) else None,
-            missing=1.0 - len(present) / len(column),
+    numeric = study.data.numeric
+    values = table.numeric[:, : len(numeric)].astype(np.float64)
+    absent = np.isnan(values)
+    with warnings.catch_warnings():  # of a column without a value, whose figures are None
+        warnings.simplefilter("ignore", RuntimeWarning)
+        means, deviations = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
+    rows = zip(numeric, means.tolist(), deviations.tolist(), absent.mean(axis=0), strict=True)
+    return {
+        feature.name: report.FeatureSummary(
+            mean=None if missing == 1.0 else mean,
+            sd=None if missing == 1.0 else deviation,
+            missing=missing,
         )
-    return summaries
+        for feature, mean, deviation, missing in rows
+    }
 
 
 def _drift(outcome: Outcome) -> tuple[report.DriftPoint, ...]:

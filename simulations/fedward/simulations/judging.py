@@ -55,17 +55,21 @@ def metrics_with_intervals(
     """All metrics by site and `overall`, with bootstrap intervals over patients.
 
     Over all sites, patients are resampled within each site. With more than `MOST_SITES` sites only
-    `overall` has intervals.
+    `overall` has intervals, and each site the headline metric alone.
     """
-    evaluation = study.evaluation
+    evaluation, kind = study.evaluation, study.task.kind
     result: dict[str, dict[str, Interval]] = {}
     for name, found in judgements.items():
+        if len(judgements) > MOST_SITES:
+            value = one_metric(exact_counts(kind, found.truth, found.scores), evaluation.metric)
+            result[name] = {evaluation.metric: Interval(value, None, None)}
+            continue
         result[name] = bootstrap(
             study.task.kind,
             found.truth,
             found.scores,
             found.patient,
-            resamples=evaluation.bootstrap if len(judgements) <= MOST_SITES else 0,
+            resamples=evaluation.bootstrap,
             confidence=evaluation.confidence,
             seed=study.training.seed,
         )

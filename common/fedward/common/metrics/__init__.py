@@ -8,6 +8,7 @@ from fedward.common.metrics.binary import DECISION_METRICS, auroc_resolution
 from fedward.common.metrics.counting import (
     count,
     evaluate,
+    evaluate_each,
     exact_counts,
     higher_is_better,
     metric_names,
@@ -27,6 +28,7 @@ __all__ = [
     "cell_shapes",
     "count",
     "evaluate",
+    "evaluate_each",
     "exact_counts",
     "higher_is_better",
     "metric_names",

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -229,6 +230,29 @@ def evaluate(counts: Counts | Summary) -> dict[str, float | None]:
     summary = counts.summary() if isinstance(counts, Counts) else counts
     found = {name: float(value) for name, value in summary_metrics(summary).items()}
     return {name: value if np.isfinite(value) else None for name, value in found.items()}
+
+
+def evaluate_each(counts: Sequence[Counts]) -> list[dict[str, float | None]]:
+    """`evaluate` of many, those of a yes/no task in one go: fits iterate for all together."""
+    summaries = [own.summary() for own in counts]
+    found: list[dict[str, float | None]] = [{} for _ in summaries]
+    alike: dict[tuple[int, bool], list[int]] = {}
+    for place, summary in enumerate(summaries):
+        if isinstance(summary, ScoreBins):
+            alike.setdefault((len(summary.score), summary.decisions), []).append(place)
+        else:
+            found[place] = evaluate(summary)
+    for (_, decisions), places in alike.items():
+        bins = [bins for place in places if isinstance(bins := summaries[place], ScoreBins)]
+        negative, positive = (
+            np.stack([b.negative for b in bins]),
+            np.stack([b.positive for b in bins]),
+        )
+        together = summary_metrics(ScoreBins(bins[0].score, negative, positive, decisions))
+        for index, place in enumerate(places):
+            values = {name: float(value[index]) for name, value in together.items()}
+            found[place] = {name: v if np.isfinite(v) else None for name, v in values.items()}
+    return found
 
 
 def one_metric(counts: Counts | Summary, name: str) -> float | None:
