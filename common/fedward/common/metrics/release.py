@@ -121,6 +121,8 @@ def repaired_counts(noisy: Floats) -> Floats:
     Args:
         noisy: `[..., bins]`; each leading index on its own.
     """
+    if not (noisy < 0).any():
+        return noisy
     bins = noisy.shape[-1]
     ahead = np.zeros((*noisy.shape[:-1], bins + 1))
     ahead[..., 1:] = np.cumsum(noisy, axis=-1)
