@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import pytest
 from fedward.client.daemon.account import Account
 from fedward.client.daemon.changes import Changes, recorded
 from fedward.client.daemon.desk import Decided, Desk
-from fedward.client.daemon.ending import ended, over
+from fedward.client.daemon.ending import over, paused
 from fedward.client.daemon.record import Record
 from fedward.client.daemon.status import Status, read_status
 from fedward.client.daemon.watch import Watch, stood
@@ -117,9 +117,20 @@ class NoWitness:
     has_news = False
 
 
-def desk_of(consortium: Consortium, server: Server, folder: Path, log: AuditLog) -> Desk:
-    async def shown(_told: Mapping[str, Mapping[str, str]]) -> None:
-        return
+def desk_of(
+    consortium: Consortium,
+    server: Server,
+    folder: Path,
+    log: AuditLog,
+    *,
+    runs: Callable[[], Collection[tuple[str, str]]] = frozenset,
+    judged: list[set[tuple[str, str]]] | None = None,
+) -> Desk:
+    async def shown(
+        _told: Mapping[str, Mapping[str, str]], about: Collection[tuple[str, str]]
+    ) -> None:
+        if judged is not None:
+            judged.append(set(about))
 
     return Desk(
         server.ask,
@@ -128,6 +139,7 @@ def desk_of(consortium: Consortium, server: Server, folder: Path, log: AuditLog)
         decisions=Stewards(),
         witness=NoWitness(),  # type: ignore[arg-type]
         record=Record(log),
+        runs=runs,
         shown=shown,
     )
 
@@ -162,21 +174,52 @@ def test_what_was_offered_under_an_old_key_of_the_coordinator_stays_offered(
 
 
 def test_a_run_is_over_when_the_server_says_so() -> None:
-    runs = [("5f", "heart-1"), ("6e", "lung-1")]
+    heart, lung = ("5f", "heart-1"), ("6e", "lung-1")
 
     def told(state: str, run: str) -> dict[str, dict[str, str]]:
         return {"5f": {"state": state, "run": run}, "6e": {"state": "running", "run": "lung-1"}}
 
-    assert ended(told("running", "heart-1"), runs) == []
-    assert ended(told("evaluating", "heart-1"), runs) == []
-    assert ended(told("approved", ""), runs) == []  # asked before it began
-    for where in ("failed", "stopped", "released"):
-        assert ended(told(where, "heart-1"), runs) == [("5f", "heart-1")]
-        assert not over(told(where, "heart-1"), ("5f", "heart-1"))  # it may be resumed
-    assert ended(told("running", "heart-2"), runs) == [("5f", "heart-1")]
-    assert over(told("running", "heart-2"), ("5f", "heart-1"))
-    assert ended({}, runs) == runs
-    assert over({}, ("5f", "heart-1"))
+    def judged(state: str, run: str) -> tuple[bool, bool]:
+        said = told(state, run)
+        assert not over(said, lung)
+        assert not paused(said, lung)
+        return over(said, heart), paused(said, heart)
+
+    goes_on, is_paused, is_over = (False, False), (False, True), (True, False)
+    assert judged("running", "heart-1") == goes_on
+    assert judged("evaluating", "heart-1") == goes_on
+    assert judged("approved", "") == goes_on  # asked before it began
+    assert judged("failed", "heart-1") == is_paused
+    assert judged("stopped", "heart-1") == is_paused
+    assert judged("released", "heart-1") == is_over
+    assert judged("running", "heart-2") == is_over
+    assert judged("failed", "heart-2") == is_over
+    assert over({}, heart)
+    assert not paused({}, heart)
+
+
+def test_an_answer_tells_nothing_of_a_run_that_began_meanwhile_or_that_it_may_lack_by_mistake(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    admitted = {(NAME, "1"), ("f" * 64, "1")}
+
+    class Slow(Server):
+        async def ask(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
+            answer = await super().ask(kind, body)
+            admitted.add((NAME, "2"))
+            return answer
+
+    server, judged = Slow(consortium), list[set[tuple[str, str]]]()
+    with AuditLog.open(tmp_path / "audit.log", consortium.sites["north"]) as log:
+        desk = desk_of(consortium, server, tmp_path, log, runs=lambda: set(admitted), judged=judged)
+        asyncio.run(desk.fetch())
+        asyncio.run(desk.fetch())
+        server.offers.append({"offer": "nonsense"})
+        asyncio.run(desk.fetch())
+        server.offers = ["nonsense"]  # type: ignore[list-item]
+        asyncio.run(desk.fetch())
+    own, other = {(NAME, "1"), (NAME, "2")}, {("f" * 64, "1")}
+    assert judged == [{(NAME, "1")} | other, own | other, own, set()]
 
 
 def test_a_decision_is_told_until_the_server_has_it(

@@ -11,7 +11,7 @@ import pytest
 
 from fedward.client.ledger import Caps, Ledger, Members, Totals, plan_hash, report
 from fedward.client.ledger.admission import checked_epsilon
-from fedward.client.ledger.entries import entry_from_dict, entry_to_dict
+from fedward.client.ledger.entries import Closed, entry_from_dict, entry_to_dict
 from fedward.client.telling import reason_to_tell
 from fedward.common.errors import PolicyError, PrivacyError, StateError
 from fedward.common.privacy.accounting import epsilon, spent
@@ -210,6 +210,40 @@ def test_runs_without_a_promise_are_counted_and_those_with_one_are_not(desk: Des
     desk.admit(run="2", **{**plain, "most_runs": 2})
     for run in ("1", "2"):
         desk.admit("c", run=run, most_runs=1)
+
+
+@pytest.mark.parametrize("private", [True, False])
+@pytest.mark.parametrize("paused", [True, False])
+def test_a_run_that_is_over_never_comes_back(private: bool, paused: bool, desk: Desk) -> None:
+    options: dict[str, Any] = {} if private else {"totals": Totals(), "private": False}
+    options |= {"most_runs": 2}
+    desk.admit(**options)
+    if paused:
+        desk.ledger.end_run("a" * 64, "1", "paused")
+    desk.ledger.end_run("a" * 64, "1", "over", for_good=True)
+    before = desk.entries()
+    for again in ("over", "paused"):  # what is over stays over, however often that is said
+        desk.ledger.end_run("a" * 64, "1", again, for_good=again == "over")
+        desk.ledger.end_run("a" * 64, "2", again, for_good=True)  # never admitted
+    assert desk.entries() == before
+    with Ledger(desk.ledger._store._path) as reopened:
+        desk.ledger.close()
+        desk.ledger = reopened
+        with pytest.raises(StateError, match="over at this site, for good"):
+            desk.admit(**options, caps=replace(CAPS, epsilon_total=50.0))
+        assert desk.entries() == before
+        desk.admit(run="2", **options)
+        (cohort,) = report(desk.ledger, DELTA).cohorts
+        assert [run.state for run in cohort.runs] == ["over", "open"]
+        if not private:
+            with pytest.raises(PolicyError, match="no more runs"):
+                desk.admit(run="3", **options)
+
+
+def test_an_entry_of_before_runs_could_be_over_for_good_is_read_as_a_pause() -> None:
+    entry = entry_from_dict("close", {"study": "a" * 64, "run": "1", "outcome": "over"})
+    assert isinstance(entry, Closed)
+    assert not entry.for_good
 
 
 def test_a_cohort_is_made_known_once(desk: Desk) -> None:

@@ -318,6 +318,11 @@ def test_a_study_without_a_promise_is_run_as_often_as_the_policy_allows(tmp_path
         with Ledger(bench.home.ledger) as ledger:
             ledger.end_run(bench.load.study, "run-1", "failed")
         await take_part(1)  # resumed: the same run
+        await bench.pool.end_idle()
+        with Ledger(bench.home.ledger) as ledger:
+            ledger.end_run(bench.load.study, "run-1", "over", for_good=True)
+        with pytest.raises(StateError, match="over at this site, for good"):
+            await take_part(1)
         policy = bench.home.policy_file
         policy.write_text(policy.read_text().replace("study = 2", "study = 3"))
         await take_part(3)

@@ -249,5 +249,56 @@ def test_a_private_round_is_never_done_twice(town: Town) -> None:
         )
 
 
+def test_runs_that_are_named_in_turn_are_no_more_runs(town: Town) -> None:
+    """Without a promise only the runs are counted: the first is over when another is named."""
+    study = parse_study(study_text("turns"))
+    name, transform = study_hash(study), fit(study, None)
+    weights = first_weights(study, transform)
+    runs = {run: f"turns-{name[:8]}-{run}" for run in (1, 2)}
+    with ScriptedServer(town) as server:
+        server.offer(study)
+        town.daemons[FIRST].start()
+        town.approve_at(Offered(study, name, town.folder / "none"), FIRST)
+
+        def ask(run: int, number: int, scale: float = 1.0) -> Content:
+            config = {
+                records.STUDY_HASH: name,
+                records.ROUND: number,
+                records.TRANSFORM: transform.to_json(),
+            }
+            arrays = {key: np.asarray(w * scale, np.float32) for key, w in weights.items()}
+            return server.ask(
+                FIRST, study=name, config=config, arrays=arrays, run=runs[run], round_number=number
+            )
+
+        def say(run: int, state: str = "running") -> None:
+            server.desk.offers[0] |= {"run": runs[run], "state": state}
+            server.desk.version += 1
+
+        def is_open() -> bool:
+            return town.ledger_runs(FIRST)[runs[1]]
+
+        assert ask(1, 1).arrays
+        say(1, "failed")
+        town.until(lambda: not is_open(), LIMIT_S)
+        say(1)
+        assert ask(1, 2).arrays  # resumed
+        assert is_open()
+        say(2)
+        town.until(lambda: not is_open(), LIMIT_S)
+        say(1)
+        for restarted in (False, True):
+            if restarted:
+                town.daemons[FIRST].stop()
+                town.daemons[FIRST].start()
+            told = ask(1, 1, 0.5).config
+            assert told[records.ERROR_CODE] == 15
+            assert "this run is over at this site, for good" in str(told[records.ERROR_REASON])
+            told = ask(2, 1).config
+            assert told[records.ERROR_CODE] == 14
+            assert "no more runs of this study" in str(told[records.ERROR_REASON])
+    assert runs[2] not in town.ledger_runs(FIRST)
+
+
 def _of(study: Study) -> Offered:
     return Offered(study, study_hash(study), None)  # type: ignore[arg-type]

@@ -85,10 +85,19 @@ class Account:
                 for found in self._ledger.reservations(study, run)
             )
 
-    def end_run(self, study: str, run: str, outcome: str) -> None:
-        """Free what was set aside for a run and will not be needed."""
+    def end_run(self, study: str, run: str, outcome: str, *, for_good: bool = False) -> None:
+        """Free what was set aside for a run and will not be needed; see `Ledger.end_run`."""
         with self._lock:
-            self._ledger.end_run(study, run, outcome)
+            self._ledger.end_run(study, run, outcome, for_good=for_good)
+
+    def check_goes_on(self, study: str, run: str) -> None:
+        """Return if a run is not over; one that was never admitted is not.
+
+        Raises:
+            StateError: it is.
+        """
+        with self._lock:
+            self._ledger.book.check_goes_on(study, run)
 
     def open_runs(self) -> frozenset[tuple[str, str]]:
         """Runs, by study and name, that something is set aside for."""
@@ -100,6 +109,18 @@ class Account:
         """All runs that were ever admitted, by study and name."""
         with self._lock:
             return frozenset(self._ledger.book.runs)
+
+    def over_runs(self) -> frozenset[tuple[str, str]]:
+        """Runs that are over for good, by study and name."""
+        with self._lock:
+            return frozenset(self._ledger.book.over)
+
+    def names_over(self) -> frozenset[str]:
+        """Names that only runs have that are over: two studies may have runs of one name."""
+        with self._lock:
+            book = self._ledger.book
+            going = {name for _, name in book.runs.keys() - book.over}
+            return frozenset(name for _, name in book.over) - going
 
     def check(self, seen: Any, by: str) -> None:
         """Compare the ledger with its end as somebody else has seen it.

@@ -1,9 +1,10 @@
 """Answers tasks: allowed? → train, in another process → the gate → the outbox.
 
 Guarantee:
-    Nothing is computed for a study that the site's stewards and policy do not allow at that moment.
-    What was computed leaves only through the gate. The same task has the same answer, also after
-    this process was killed. Whatever goes wrong becomes a refusal in words that tell nothing.
+    Nothing is computed for a study that the site's stewards and policy do not allow at that moment,
+    nor in a run that the ledger has as over. What was computed leaves only through the gate. The
+    same task has the same answer, also after this process was killed. Whatever goes wrong becomes a
+    refusal in words that tell nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from weakref import WeakSet
 
@@ -62,7 +64,8 @@ class Daemon:
         self._record = record
         self._signals = signals or Signals()
         self._jobs: dict[str, asyncio.Task[Path]] = {}
-        self._studies: dict[str, str] = {}
+        self._runs: dict[str, tuple[str, str]] = {}
+        """Study and run of each of them."""
         self._withdrawn: WeakSet[asyncio.Task[Path]] = WeakSet()
         self.halted: FedwardError | None = None
         """Why nothing is done at all, whatever is asked; None if work goes on."""
@@ -83,7 +86,7 @@ class Daemon:
             job = self._jobs.get(key)
         if job is None:
             job = asyncio.create_task(self._answer(assignment))
-            self._jobs[key], self._studies[key] = job, assignment.study
+            self._jobs[key], self._runs[key] = job, (assignment.study, assignment.run)
             job.add_done_callback(lambda job: self._forget(key, job))
         try:
             return await asyncio.shield(job)
@@ -120,9 +123,16 @@ class Daemon:
 
     def withdrawn(self, study: str) -> None:
         """A study is allowed no more: all work for it ends now."""
-        for key in [key for key, name in self._studies.items() if name == study]:
+        for key in [key for key, (name, _) in self._runs.items() if name == study]:
             self._withdrawn.add(self._jobs[key])
             self.closed(key)
+
+    async def over(self, runs: Collection[tuple[str, str]]) -> None:
+        """Runs, by study and name, are over: all work for them ends, and nobody waits for it."""
+        jobs = [self._jobs[key] for key, run in self._runs.items() if run in runs]
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
 
     async def stop(self) -> None:
         """End all work; what was not answered is answered after the next start."""
@@ -140,7 +150,7 @@ class Daemon:
 
     def _forget(self, key: str, job: asyncio.Task[Path]) -> None:
         self._jobs.pop(key, None)
-        self._studies.pop(key, None)
+        self._runs.pop(key, None)
         error = None if job.cancelled() else job.exception()
         if error is not None:
             _LOG.error("a task failed", extra={"facts": {"error": type(error).__name__}})
@@ -176,6 +186,8 @@ class Daemon:
             raise self.halted
         study = kept_study(self._place.studies, asked.study)
         self._rules.check_study(asked.study, study)
+        # A training process that is warm does not ask the ledger again where nothing is charged.
+        self._books.check_goes_on(asked.study, asked.run)
         return study
 
     async def _train(self, asked: Assignment, study: Study, work: Path) -> Path:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from fedward.client.daemon.ending import RunOf, Told
 from fedward.client.daemon.record import Record
 from fedward.client.daemon.witness import Witness
 from fedward.client.offers import keep_offer, known_offer, read_offer
@@ -65,7 +66,9 @@ class Desk:
         decisions: of the stewards.
         witness: has ledgers' ends signed.
         record: the audit log.
-        shown: is told what the server says of each study: state, choice and run, by hash.
+        runs: gives the runs that the ledger has, by study and name.
+        shown: is told what the server says of each study (state, choice and run, by hash), and of
+            which of those runs it said something by that.
     """
 
     def __init__(
@@ -77,7 +80,8 @@ class Desk:
         decisions: Decisions,
         witness: Witness,
         record: Record,
-        shown: Callable[[Mapping[str, Mapping[str, str]]], Awaitable[None]],
+        runs: Callable[[], Collection[RunOf]],
+        shown: Callable[[Told, Collection[RunOf]], Awaitable[None]],
     ) -> None:
         self._ask = ask
         self._roster = roster
@@ -85,6 +89,7 @@ class Desk:
         self._decisions = decisions
         self._witness = witness
         self._record = record
+        self._runs = runs
         self._shown = shown
         self._over: frozenset[str] = frozenset()
         """Studies that are released, and that the server has us approving."""
@@ -144,30 +149,36 @@ class Desk:
         Raises:
             FedwardError: the server refuses, or does not answer.
         """
+        runs = self._runs()  # those that begin while the answer is on its way are not in it
         answer = await self._ask(kinds.STUDIES, {})
         found: dict[str, dict[str, str]] = {}
         offered = answer.get("studies")
+        whole = isinstance(offered, list)
         for entry in offered if isinstance(offered, list) else []:
-            if isinstance(entry, dict):
-                self._take(entry, found)
+            whole = self._take(entry, found) and whole
         over = answer.get("over")
         self._over = frozenset(over if isinstance(over, dict) else ())
-        await self._shown(found)
+        # That a study is missing says something only if nothing could be missing by mistake.
+        await self._shown(found, [run for run in runs if whole or run[0] in found])
         return found
 
-    def _take(self, entry: Mapping[str, Any], found: dict[str, dict[str, str]]) -> None:
+    def _take(self, entry: Any, found: dict[str, dict[str, str]]) -> bool:
+        """Keep an offer and what is said of it; False if it is left out."""
+        if not isinstance(entry, dict):
+            return False
         try:
             statement = str(entry.get("offer")).encode()
             offer = known_offer(self._studies, statement) or read_offer(statement, self._roster())
         except FedwardError as error:
             facts = {"problem": error.problem, "code": error.exit_code}
             _LOG.warning("an offer was left out", extra={"facts": facts})
-            return
+            return False
         if keep_offer(self._studies, offer):
             self._record.note("offer", study=offer.hash, by=offer.signer)
         found[offer.hash] = {
             key: str(entry.get(key) or "")[:200] for key in ("state", "choice", "run")
         }
+        return True
 
     async def tell(self, known: Mapping[str, Mapping[str, str]]) -> bool:
         """Send every decision that the server has not on record; False if one was refused."""

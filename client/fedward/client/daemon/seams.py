@@ -50,6 +50,14 @@ class Books(Protocol):
         """The end of the ledger."""
         ...
 
+    def check_goes_on(self, study: str, run: str) -> None:
+        """Return if a run is not over for good.
+
+        Raises:
+            StateError: it is.
+        """
+        ...
+
     def paid(self, study: str, run: str, number: int, group: str, reply: str) -> bool:
         """Whether the ledger was charged for that reply."""
         ...

@@ -13,7 +13,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AsyncExitStack, suppress
 from datetime import datetime
 from typing import Any
@@ -22,7 +22,7 @@ from fedward.client.daemon.account import Account
 from fedward.client.daemon.changes import Changes, recorded
 from fedward.client.daemon.daemon import Daemon
 from fedward.client.daemon.desk import Desk
-from fedward.client.daemon.ending import ended, over
+from fedward.client.daemon.ending import RunOf, Told, settle
 from fedward.client.daemon.parts import link_settings, place, pool, watched
 from fedward.client.daemon.record import Record
 from fedward.client.daemon.remembered import DECISIONS, LEDGER, last_end
@@ -136,6 +136,7 @@ class Service:
                 seen=self._home.state / "witnessed.json",
             ),
             record=self._record,
+            runs=self._account.runs,
             shown=self._offered,
         )
 
@@ -203,19 +204,18 @@ class Service:
             self._record.note("halted", problem=error.problem)
         self._daemon.halted = error
 
-    async def _offered(self, told: Mapping[str, Mapping[str, str]]) -> None:
+    async def _offered(self, told: Told, runs: Collection[RunOf]) -> None:
         self._watch.offered()
         self._status.update(studies={name: dict(about) for name, about in told.items()})
-        idle = ended(told, self._account.open_runs())
-        for study, run in idle:
-            self._account.end_run(study, run, "over")
+        idle = settle(self._account, told, runs)
         if idle:
             await self._pool.end_idle({study for study, _ in idle})
-        admitted = self._account.runs()
-        for finished in admitted:
-            if over(told, finished):
-                self._outbox.forget(finished[1])
-        known = {run for _, run in admitted} | {about["run"] for about in told.values()}
+        await self._daemon.over(self._account.over_runs())
+        # Only now, when the ledger has it: without these files a round could be done again.
+        for name in self._account.names_over():
+            self._outbox.forget(name)
+        known = {run for _, run in self._account.runs()}
+        known |= {about["run"] for about in told.values()}
         self._outbox.forget_strangers(known, now_s=time.time())
 
     async def _moved(self, states: Mapping[str, str], moved: frozenset[str]) -> None:

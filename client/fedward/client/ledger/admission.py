@@ -150,8 +150,8 @@ def check_runs(before: int, most: int | None) -> None:
     if most is not None and before >= most:
         raise PolicyError(
             "this site takes part in no more runs of this study",
-            hint="resume the run that there was; else its stewards can raise max_runs_per_study "
-            "in policy.toml",
+            hint="resume the run that there was, unless another was started; else the site's "
+            "stewards can raise max_runs_per_study in policy.toml",
         )
 
 

@@ -42,6 +42,7 @@ class Book:
         self.runs: dict[tuple[str, str], Run] = {}
         self.reservations: dict[int, Reservation] = {}
         self.outcomes: dict[tuple[str, str], str] = {}
+        self.over: set[tuple[str, str]] = set()
         self.witnesses: list[Witnessed] = []
         self._by_run: dict[tuple[str, str], list[Reservation]] = defaultdict(list)
 
@@ -65,12 +66,26 @@ class Book:
                 run = self._run(entry.study, entry.run)
                 self.runs[entry.study, entry.run] = replace(run, open=False)
                 self.outcomes[entry.study, entry.run] = entry.outcome
+                if entry.for_good:
+                    self.over.add((entry.study, entry.run))
             case Witnessed():
                 self.witnesses.append(entry)
 
     def runs_of(self, study: str) -> int:
         """How many runs of a study were ever admitted."""
         return sum(run.study == study for run in self.runs.values())
+
+    def check_goes_on(self, study: str, run: str) -> None:
+        """A run that is over is over for good, whatever its name is used for.
+
+        Raises:
+            StateError: it is over.
+        """
+        if (study, run) in self.over:
+            raise StateError(
+                "this run is over at this site, for good",
+                hint="go on with the study's newest run, or start another",
+            )
 
     def reserved(self, study: str, run: str) -> tuple[Reservation, ...]:
         """The reservations of a run, oldest first."""
@@ -110,6 +125,7 @@ class Book:
         admitted = run_of(entry)
         known = self.runs.get((entry.study, entry.run), admitted)
         _need((known.cohort, known.plan) == (entry.cohort, entry.plan))
+        _need((entry.study, entry.run) not in self.over)
         self.runs[entry.study, entry.run] = replace(known, open=True, caps=admitted.caps)
         self.outcomes.pop((entry.study, entry.run), None)
 

@@ -104,12 +104,16 @@ class Committed(Section):
 
 
 class Closed(Section):
-    """A run will reserve nothing more: what it did not reserve is free again."""
+    """A run will reserve nothing more: what it did not reserve is free again.
+
+    `for_good` says that it is over, not only paused: it is never admitted again.
+    """
 
     kind: ClassVar[str] = "close"
     study: Hash
     run: RunName
     outcome: Annotated[str, Field(min_length=1, max_length=200)]
+    for_good: bool = False
 
 
 class Witnessed(Section):

@@ -1,6 +1,6 @@
 """A site's privacy ledger: admit a study, reserve before each release, commit after it, report.
 
-    admit ─→ reserve ─→ (train) ─→ commit ─→ … ─→ close
+    admit ─→ reserve ─→ (train) ─→ commit ─→ … ─→ close ─→ (admit … close) ─→ close for good
 
 Guarantee:
     - A study is admitted for a run only if, for every patient of its cohort, all that was ever
@@ -11,6 +11,7 @@ Guarantee:
     - A release is reserved, on the disk, before a row is looked at. A reservation is spent whether
       or not it was ever committed, and is never given twice: after a crash the round is refused.
     - Nothing lowers what was spent. `close` only frees what was set aside and not reserved.
+    - A run that was closed for good is never admitted again, under any cohort, plan or caps.
     - A changed, removed or invented entry is noticed when the ledger is opened or used, and an
       older copy of the whole file when its head is compared with one that a witness kept.
 
@@ -77,7 +78,8 @@ class Ledger(OpenLedger):
         """Set a whole study aside for a run, or refuse it before its first round.
 
         The same run is admitted again without effect, if cohort, plan and caps are the same. A run
-        that was closed, or was admitted under other caps, is taken up again, if it still fits.
+        that was closed, or was admitted under other caps, is taken up again, if it still fits; one
+        that was closed for good is not.
 
         Args:
             study: hash of the study.
@@ -91,6 +93,7 @@ class Ledger(OpenLedger):
             most_runs: of a study that makes none, how many runs the site takes part in.
 
         Raises:
+            StateError: the run is over.
             PolicyError: it makes none, and took part in that many others.
             PrivacyError: it does not fit under the caps; how much is left is in the message, for
                 the site's own people. Or the run was admitted with another cohort or plan.
@@ -184,15 +187,24 @@ class Ledger(OpenLedger):
             if not found.reply:
                 self._append(Committed(reservation=reservation, reply=reply))
 
-    def end_run(self, study: str, run: str, outcome: str) -> None:
+    def end_run(self, study: str, run: str, outcome: str, *, for_good: bool = False) -> None:
         """Free what was set aside for a run and not reserved; it reserves nothing more.
 
-        What the ledger's entries call `close`. A run that is not open is left as it is.
+        What the ledger's entries call `close`. A run that was never admitted is left as it is, and
+        so is one that was closed, unless now it is for good.
+
+        Args:
+            study: hash of the study.
+            run: which execution of it.
+            outcome: why, in a word.
+            for_good: it is over; else it may be admitted again.
         """
         with self._writing() as book:
             found = book.runs.get((study, run))
-            if found is not None and found.open:
-                self._append(Closed(study=study, run=run, outcome=outcome))
+            if found is None or (study, run) in book.over:
+                return
+            if found.open or for_good:
+                self._append(Closed(study=study, run=run, outcome=outcome, for_good=for_good))
 
     def witness(self, head: Head, by: str, signature: bytes) -> None:
         """Record that somebody else keeps a head of this ledger; the same again changes nothing.
@@ -209,6 +221,7 @@ class Ledger(OpenLedger):
     def _admitted(self, entry: Admitted) -> bool:
         if entry.cohort not in self._book.cohorts:
             raise StateError("the ledger does not know this cohort", hint="add the cohort first")
+        self._book.check_goes_on(entry.study, entry.run)
         known = self._book.runs.get((entry.study, entry.run))
         if known is None:
             return False

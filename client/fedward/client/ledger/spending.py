@@ -45,8 +45,8 @@ def ledger_spending(
         most_runs: that the policy allows of a study without a promise.
 
     Returns:
-        What `Site` takes as `spending`. It raises `PrivacyError` if the study does not fit, and
-        `PolicyError` if this is one run too many.
+        What `Site` takes as `spending`. It raises `PrivacyError` if the study does not fit,
+        `PolicyError` if this is one run too many, and `StateError` if the run is over.
     """
 
     def admit(plan: PrivacyPlan | None) -> Spending:
