@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import runpy
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -173,6 +175,64 @@ def test_many_empty_rounds_need_a_person(
     assert [bool(r.participants) for r in service.registry.rounds(run.id)] == [
         True, False, False, False, True, True,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("empty", "words"),
+    [((2, 3, 4), "the last 3 rounds"), ((1, 2, 4, 5), "nobody took part in 4 rounds")],
+)
+def test_a_kill_before_the_run_could_fail_grants_nothing(
+    empty: tuple[int, ...],
+    words: str,
+    consortium: Consortium,
+    serve: Callable[..., Service],
+) -> None:
+    study = a_study(7)
+    service = serve(LoopCarrier(consortium, study, spent(*empty)))
+    service.approve(service.offer(study))
+    run = service.until(State.RELEASED, State.FAILED)
+    assert (run.state, run.round) == (State.FAILED, empty[-1])
+    service.close()
+    killed_before_it_failed(consortium, run.id)
+
+    carrier = LoopCarrier(consortium, study)
+    carrier.there = set()  # nor does it wait for anybody
+    service = serve(carrier)
+    run = service.until(State.RELEASED, State.FAILED)
+    assert (run.state, run.round, carrier.carried) == (State.FAILED, empty[-1], 0)
+    assert words in run.reason
+    service.registry.resume(run.id)
+    service.close()  # killed once more, before anything came of that
+
+    service = serve(LoopCarrier(consortium, study))
+    run = service.until(State.RELEASED, State.FAILED)
+    assert (run.state, run.reason) == (State.RELEASED, "")
+    nobody = [r.round for r in service.registry.rounds(run.id) if not r.participants]
+    assert tuple(nobody) == empty
+
+
+def killed_before_it_failed(consortium: Consortium, run: str) -> None:
+    """What is on the disk when the round is on record and checkpointed, and no more is."""
+    with closing(sqlite3.connect(consortium.folder / "registry.sqlite")) as database, database:
+        database.execute(
+            "UPDATE runs SET state = 'running', reason = '', ended_ms = 0 WHERE id = ?", (run,)
+        )
+        database.execute("DELETE FROM events WHERE kind = 'run is failed'")
+
+
+def test_each_resume_grants_as_many_again_and_no_more(
+    consortium: Consortium, serve: Callable[..., Service]
+) -> None:
+    study = a_study(14)
+    service = serve(LoopCarrier(consortium, study, spent(1, 2, 4, 5, 7, 8, 10, 11)))
+    service.approve(service.offer(study))
+    for last in (5, 11):
+        run = service.until(State.RELEASED, State.FAILED)
+        assert (run.state, run.round) == (State.FAILED, last)
+        assert "nobody took part in 4 rounds" in run.reason
+        service.registry.resume(run.id)
+    run = service.until(State.RELEASED, State.FAILED)
+    assert run.state is State.RELEASED
 
 
 def test_a_run_without_a_single_contribution_is_never_released(

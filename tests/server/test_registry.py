@@ -261,7 +261,9 @@ def test_stopping_is_asked_for_then_done_then_undone(registry: Registry) -> None
     registry.transition(run, State.STOPPED, reason="by the coordinator")
     with pytest.raises(StateError):
         registry.ask_to_stop(run)
+    assert registry.resumed_after(run) == 0
     found = registry.resume(run)
+    assert registry.resumed_after(run) == 0
     assert (found.state, found.stop, found.reason, found.ended_ms) == (State.RUNNING, False, "", 0)
     assert [event.kind for event in registry.events(run=run)] == [
         "run started",
@@ -269,6 +271,21 @@ def test_stopping_is_asked_for_then_done_then_undone(registry: Registry) -> None
         "run is stopped",
         "run resumed",
     ]
+
+
+def test_where_a_person_let_a_run_go_on_is_remembered(registry: Registry, url: str) -> None:
+    run = started(registry)
+    for number in (1, 2):
+        registry.record_round(run, a_round(number))
+        registry.transition(run, State.FAILED, reason="x")
+        assert registry.resumed_after(run) == number - 1
+        registry.resume(run)
+        assert registry.resumed_after(run) == number
+    with pytest.raises(StateError):
+        registry.resume(run)
+    registry.note("run resumed", run="another", after=7)
+    with Registry.open(url) as again:
+        assert again.resumed_after(run) == 2
 
 
 # --- rounds -------------------------------------------------------------------------------------

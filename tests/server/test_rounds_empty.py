@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 
 import pytest
 from flwr.app import Message
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedward.common import records
 from fedward.common.errors import (
@@ -20,7 +22,8 @@ from fedward.common.errors import (
 from fedward.common.study import Study
 from fedward.common.tensors import Weights
 from fedward.server.checkpoints import Checkpoints
-from fedward.server.empty_rounds import MOST_IN_A_ROW, NothingTrained
+from fedward.server.empty_rounds import MOST_IN_A_ROW, NothingTrained, Progress, most_in_all
+from fedward.server.history import RoundRecord
 from fedward.server.replies import TooFew
 from fedward.server.rounds import Outcome, Rounds
 from fedward.simulations.engines.flaky import Fault, FlakyGrid, lost, refused, run_flaky
@@ -168,9 +171,71 @@ def test_many_empty_rounds_end_a_run_once_and_a_person_may_resume_it(first: int)
     assert empty == list(range(first, last + 1))
 
 
-def test_after_a_round_that_was_done_they_are_counted_anew() -> None:
-    outcome = run(a_study(8), spent(1, 2, 4, 5, 7, 8))
-    assert [r.round for r in outcome.history if r.participants] == [3, 6]
+def test_after_a_round_that_was_done_those_in_a_row_are_counted_anew() -> None:
+    outcome = run(a_study(8), spent(1, 2, 4))
+    assert [r.round for r in outcome.history if not r.participants] == [1, 2, 4]
+
+
+def test_a_site_that_lets_one_round_in_between_be_done_does_not_waste_all_others() -> None:
+    study, kept = a_study(9), MemoryCheckpoints()
+    faults = spent(1, 2, 4, 5, 7, 8)
+    with pytest.raises(NothingTrained, match="took part in 4 rounds, the last is round 5"):
+        run(study, faults, checkpoints=kept)
+    outcome = run(study, faults, checkpoints=kept)
+    assert [r.round for r in outcome.history if r.participants] == [3, 6, 9]
+
+
+@pytest.mark.parametrize(("empty", "words"), [((2, 3, 4), "the last 3"), ((1, 2, 4, 5), "4")])
+def test_only_a_person_grants_more_empty_rounds(empty: tuple[int, ...], words: str) -> None:
+    """What a killed server finds is the checkpoint after the round that was one too many."""
+    study, kept = a_study(6), MemoryCheckpoints()
+    with pytest.raises(NothingTrained, match=words):
+        run(study, spent(*empty), checkpoints=kept)
+
+    def taken_up(resumed_after: int) -> Outcome:
+        sites = make_sites(study, make_cohorts(study, len(ALL), patients=24))
+        return Rounds(
+            study,
+            loop_grid(sites),
+            checkpoints=kept,
+            observer=Quiet(),
+            resumed_after=resumed_after,
+        ).run()
+
+    states = len(kept.states)
+    for resumed_after in (0, empty[0] - 1):
+        with pytest.raises(NothingTrained, match=words):
+            taken_up(resumed_after)
+    assert len(kept.states) == states, "nothing was asked of anybody"
+    outcome = taken_up(empty[-1])
+    assert tuple(r.round for r in outcome.history if not r.participants) == empty
+
+
+@given(
+    done=st.lists(st.booleans(), max_size=120),
+    since=st.integers(0, 130),
+    rounds=st.integers(1, 200),
+)
+def test_empty_rounds_are_counted_from_where_a_person_let_the_run_go_on(
+    done: list[bool], since: int, rounds: int
+) -> None:
+    history = [RoundRecord(n, ALL if one else ()) for n, one in enumerate(done, start=1)]
+    seen = "".join("x" if one else "." for one in done[since:])
+    too_many = seen.endswith("...") or seen.count(".") > max(3, rounds // 10)
+    progress = Progress.of(history, since=since)
+    if too_many:
+        with pytest.raises(NothingTrained, match=f"the last is round {len(done)}"):
+            progress.check(rounds)
+    else:
+        progress.check(rounds)
+    step = Progress()
+    for record in history[since:]:
+        step = step.then(record)
+    assert step == progress
+
+
+def test_how_many_in_all_is_public_and_small() -> None:
+    assert [most_in_all(n) for n in (1, 39, 40, 100, 1000)] == [3, 3, 4, 10, 100]
 
 
 @pytest.mark.parametrize("rounds", [1, 2, MOST_IN_A_ROW])

@@ -8,14 +8,18 @@ round begins. What the sites paid for it stays paid.
 Guarantee:
     No other refusal empties a round. Whoever is away, withdrew, or refuses for another reason may
     still answer, so the round is tried again and the run waits or fails as it always did. A site
-    that lies about it can empty a round only where those that were asked are too few without it,
-    and at most `MOST_IN_A_ROW` in a row; if it lets one be done in between, that counts anew. Every
-    record names it: look at them.
+    that lies about it can empty a round only where those that were asked are too few without it.
+    After `MOST_IN_A_ROW` in a row, or more than `most_in_all` together, the run fails; each time
+    that a person resumes it, they are counted anew, and only then: no restart of the server does
+    that. Every record names who refused: look at them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import islice
 
 from fedward.common.errors import RoundError
 from fedward.common.study import Study
@@ -51,20 +55,68 @@ def empty_round(number: int, replies: Replies, absent: Mapping[str, str]) -> Rou
     return RoundRecord(number, participants=(), refused={**absent, **unused, **replies.reasons})
 
 
-def check_progress(history: Sequence[RoundRecord]) -> None:
-    """Go on only while rounds are done.
+@dataclass(frozen=True)
+class Progress:
+    """Empty rounds since a person last let the run go on.
 
-    Raises:
-        NothingTrained: the last rounds were empty. It is said once for that many.
+    Attributes:
+        in_a_row: the last ones, with none between that was done.
+        in_all: those and all before.
+        last: number of the last round.
     """
-    empty = 0
-    while empty < len(history) and not history[-1 - empty].participants:
-        empty += 1
-    if empty and empty % MOST_IN_A_ROW == 0:
-        raise NothingTrained(
-            f"nobody took part in the last {empty} rounds, the last is round {history[-1].round}",
-            hint="see with the sites why they were cut off, then resume the run",
-        )
+
+    in_a_row: int = 0
+    in_all: int = 0
+    last: int = 0
+
+    @classmethod
+    def of(cls, history: Sequence[RoundRecord], *, since: int) -> Progress:
+        """What a history says.
+
+        Args:
+            history: of all rounds.
+            since: the last round that was done when a person let the run go on.
+        """
+        return reduce(cls.then, islice(history, since, None), cls())
+
+    def then(self, record: RoundRecord) -> Progress:
+        """With one more round."""
+        if record.participants:
+            return Progress(0, self.in_all, record.round)
+        return Progress(self.in_a_row + 1, self.in_all + 1, record.round)
+
+    def check(self, rounds: int) -> None:
+        """Go on only while rounds are done.
+
+        Args:
+            rounds: of the study.
+
+        Raises:
+            NothingTrained: too many rounds were empty.
+        """
+        if self.in_a_row >= MOST_IN_A_ROW:
+            raise _too_many(f"the last {self.in_a_row} rounds", self.last)
+        if self.in_all > most_in_all(rounds):
+            raise _too_many(f"{self.in_all} rounds", self.last)
+
+
+def most_in_all(rounds: int) -> int:
+    """Empty rounds that a run puts up with until a person resumes it.
+
+    A tenth of what every site pays for the study is much to lose, and a short study is to survive
+    one bad day: so a tenth of its rounds, and never fewer than would end it in a row.
+
+    >>> most_in_all(5), most_in_all(30), most_in_all(100)
+    (3, 3, 10)
+    """
+    return max(MOST_IN_A_ROW, rounds // 10)
+
+
+def _too_many(which: str, last: int) -> NothingTrained:
+    return NothingTrained(
+        f"nobody took part in {which}, the last is round {last}",
+        hint="see with the sites why they were cut off, then resume the run",
+    )
 
 
 def check_trained(history: Sequence[RoundRecord]) -> None:

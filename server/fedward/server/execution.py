@@ -30,7 +30,7 @@ from fedward.common.files import remove_leftovers
 from fedward.common.study import Study
 from fedward.server.carrier import TASKS, Carrier, Order
 from fedward.server.checkpoints import CheckpointFolder, RunState
-from fedward.server.empty_rounds import NothingTrained, check_trained
+from fedward.server.empty_rounds import NothingTrained, Progress, check_trained
 from fedward.server.first_weights import first_weights_in_subprocess
 from fedward.server.flower_app import build_server_app
 from fedward.server.journal import Journal, Receipts
@@ -217,17 +217,18 @@ class Execution:
         if state is not None and self._finished(state):
             self._journal.on_resumed(state)
         while state is None or not self._finished(state):
+            resumed_after = self._check_progress(state)
             self._wait_for_quorum(state)
             try:
-                self._carry()
+                self._carry(resumed_after)
             except NothingTrained:
                 raise
             except (RoundError, LinkError) as error:
                 newest = self._checkpoints.newest()
-                progress = (newest and newest.round) != (state and state.round)
-                fruitless = 0 if progress else fruitless + 1
+                further = (newest and newest.round) != (state and state.round)
+                fruitless = 0 if further else fruitless + 1
                 spent = error.spent if isinstance(error, TooFew) else frozenset()
-                self._spent = spent if progress else self._spent | spent
+                self._spent = spent if further else self._spent | spent
                 self._give_up_or_try_again(error, newest, fruitless)
             except Interrupted:
                 self._check()
@@ -240,7 +241,21 @@ class Execution:
     def _finished(self, state: RunState) -> bool:
         return state.round >= self._study.training.rounds
 
-    def _carry(self) -> None:
+    def _check_progress(self, state: RunState | None) -> int:
+        """Fail a run that was to fail when the service was killed, before it waits for sites.
+
+        Returns:
+            The last round that was done when a person let the run go on.
+
+        Raises:
+            NothingTrained: too many rounds since then were empty.
+        """
+        since = self._registry.resumed_after(self.run.id)
+        if state is not None:
+            Progress.of(state.history, since=since).check(self._study.training.rounds)
+        return since
+
+    def _carry(self, resumed_after: int) -> None:
         app = build_server_app(
             self._study,
             checkpoints=self._checkpoints,
@@ -248,6 +263,7 @@ class Execution:
             on_outcome=lambda _outcome: None,
             make_weights=self._make_weights,
             should_stop=lambda: self._stop or self._halt,
+            resumed_after=resumed_after,
         )
         order = Order(self.run, self._study, self._nodes, self._receipts, self._check)
         self._carrier.carry(app, order)

@@ -42,6 +42,7 @@ def build_server_app(
     on_outcome: Callable[[Outcome], None],
     make_weights: FirstWeights = first_weights,
     should_stop: Callable[[], bool] = lambda: False,
+    resumed_after: int | None = None,
 ) -> ServerApp:
     """Make the server app for one run of a study.
 
@@ -52,6 +53,7 @@ def build_server_app(
         on_outcome: is given the result; a Flower app itself returns nothing.
         make_weights: makes the weights that training starts from.
         should_stop: is asked before each round whether the run shall stop there.
+        resumed_after: see `Rounds`.
     """
     app = ServerApp()
 
@@ -64,6 +66,7 @@ def build_server_app(
             observer=observer,
             make_weights=make_weights,
             should_stop=should_stop,
+            resumed_after=resumed_after,
         )
         on_outcome(rounds.run())
 

@@ -29,7 +29,7 @@ from fedward.server.aggregation import Parts, aggregate, check_update, single_up
 from fedward.server.arrays import array_record
 from fedward.server.attendance import Attendance
 from fedward.server.checkpoints import Checkpoints, RunState
-from fedward.server.empty_rounds import check_progress, check_trained, empty_round, is_lost
+from fedward.server.empty_rounds import Progress, check_trained, empty_round, is_lost
 from fedward.server.evaluation import check_counts, merged_metrics, metrics_by_site
 from fedward.server.history import History, RoundRecord
 from fedward.server.preparation import FirstWeights, first_weights, prepare
@@ -83,6 +83,8 @@ class Rounds:
         observer: follows the run.
         make_weights: makes the weights that training starts from.
         should_stop: is asked before each round whether the run shall stop there.
+        resumed_after: the last round that was done when a person let the run go on. By default
+            whoever calls `run` is that person.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Rounds:
         observer: Observer,
         make_weights: FirstWeights = first_weights,
         should_stop: Callable[[], bool] = lambda: False,
+        resumed_after: int | None = None,
     ) -> None:
         self._study = study
         self._hash = study_hash(study)
@@ -102,6 +105,7 @@ class Rounds:
         self._observer = observer
         self._make_weights = make_weights
         self._should_stop = should_stop
+        self._resumed_after = resumed_after
         self._attendance = Attendance(study, grid)
         self._strategy = make_strategy(study, evaluate_metrics=merged_metrics(study))
 
@@ -110,7 +114,7 @@ class Rounds:
 
         Raises:
             Interrupted: `should_stop` said so.
-            NothingTrained: nobody took part in many rounds in a row, or in any.
+            NothingTrained: nobody took part in too many rounds, or in any.
             FedwardError: too few sites could take part, or training diverged at all of them.
 
         The checkpoint of the last completed round stays in either case.
@@ -119,11 +123,13 @@ class Rounds:
         state = self._resume() or self._prepare()
         state = replace(state, absent={**state.absent, **unknown})
         transform = Transform.from_json(state.transform)
-        while state.round < self._study.training.rounds:
+        since = state.round if self._resumed_after is None else self._resumed_after
+        progress, rounds = Progress.of(state.history, since=since), self._study.training.rounds
+        while state.round < rounds:
+            progress.check(rounds)
             self._stop_if_asked(state.round)
             state = self._checkpoints.save(self._round(state))
-            if state.round < self._study.training.rounds:
-                check_progress(state.history)
+            progress = progress.then(state.history[-1])
         check_trained(state.history)
         return Outcome(state.weights, transform, state.history)
 

@@ -14,10 +14,11 @@ from fedward.server.registry.bulk import put
 from fedward.server.registry.facts import LogHead, Receipt, Round, Run
 from fedward.server.registry.states import NEXT, Choice, State, follow, ready
 from fedward.server.registry.studies import StudyRecords
-from fedward.server.registry.tables import HeadRow, ReceiptRow, RoundRow, RunRow, StudyRow
+from fedward.server.registry.tables import EventRow, HeadRow, ReceiptRow, RoundRow, RunRow, StudyRow
 
 _LONGEST_NAME = 40
 _LONGEST_REASON = 2000
+_RESUMED = "run resumed"
 
 
 class RunRecords(StudyRecords):
@@ -144,8 +145,21 @@ class RunRecords(StudyRecords):
                 raise StateError(f"run {run} has a successor", hint="resume the newest run")
             row.state = follow(State(row.state), State.RUNNING).value
             row.reason, row.ended_ms, row.stop = "", 0, False
-            self._note(session, "run resumed", run=run)
+            self._note(session, _RESUMED, run=run, after=row.round)
             return _run(row, self._study(session, row.study))
+
+    def resumed_after(self, run: str) -> int:
+        """The last round that was recorded when a person last let a run go on; 0 if nobody did."""
+        query = (
+            select(EventRow.facts)
+            .where(EventRow.kind == _RESUMED, EventRow.facts["run"].as_string() == run)
+            .order_by(EventRow.id.desc())
+            .limit(1)
+        )
+        with self._reads() as session:
+            facts = session.scalar(query) or {}
+        # Events of before this was written down do not say when: then all rounds count.
+        return int(facts.get("after", 0))
 
     def record_round(
         self,
