@@ -212,9 +212,9 @@ def test_only_a_person_grants_more_empty_rounds(empty: tuple[int, ...], words: s
 
 
 @given(
-    done=st.lists(st.booleans(), max_size=120),
-    since=st.integers(0, 130),
-    rounds=st.integers(1, 200),
+    done=st.lists(st.booleans()) | st.lists(st.booleans(), min_size=20, max_size=60),
+    since=st.integers(0, 10) | st.integers(0, 70),
+    rounds=st.integers(1, 100),
 )
 def test_empty_rounds_are_counted_from_where_a_person_let_the_run_go_on(
     done: list[bool], since: int, rounds: int
