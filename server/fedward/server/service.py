@@ -36,6 +36,7 @@ from fedward.server.link.handshakes import listening
 from fedward.server.link.mailbox import Mailbox
 from fedward.server.link.peers import Limits
 from fedward.server.link.presence import Presence
+from fedward.server.link.refusals import Facts
 from fedward.server.link.serve import LinkServer, LinkSettings
 from fedward.server.monitoring import ServerMetrics
 from fedward.server.registry import Registry, State
@@ -262,7 +263,7 @@ class Service:
         if self._desk.refresh():
             self._link.studies_changed()
 
-    def _refused(self, facts: dict[str, object]) -> None:
+    def _refused(self, facts: Facts) -> None:
         self._metrics.refused(str(facts["error"]), times=int(str(facts.get("times", 1))))
         self._caused.append("refusal", by=str(facts["name"]), **facts)
 
