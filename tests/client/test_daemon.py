@@ -338,6 +338,35 @@ def greeted(ward: Ward, account: Account) -> str:
         return str(service._daemon.halted)
 
 
+def test_a_server_that_drops_every_connection_fills_no_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caused, "MOST", 5)
+    ward = Ward(tmp_path)
+    left_out: list[str] = []
+    service: Any = object.__new__(Service)
+    service._daemon = SimpleNamespace(halted=None)
+    service._roster = SimpleNamespace(
+        current=SimpleNamespace(coordinator=SimpleNamespace(name="central"))
+    )
+    account = Account(ward.home.ledger)
+    with AuditLog.open(ward.home.audit_log, ward.key) as log:
+        service._audit, service._account = log, account
+        service._record = Record(log, on_left_out=left_out.append)
+        service._rules = SiteRules(ward.home, ward.key, now=lambda: ward.now)
+        for number in range(20):
+            if number % 2:  # and every other time it claims to have seen another log
+                with pytest.raises(StateError):
+                    service._greeted({"audit": {"length": 9**9, "hash": "0" * 64}})
+            else:
+                service._greeted({})
+        service._record.close()
+    account.close()
+    assert len(ward.log("connect")) == len(ward.log("halted")) == 5
+    assert left_out.count("connect") == left_out.count("halted") == 5
+    assert {entry["entries"] for entry in ward.log("left out")} == {"connect", "halted"}
+
+
 def test_nobody_asks_on_and_on_in_a_round(tmp_path: Path) -> None:
     """Without privacy, each different question about the same patients tells more about them."""
     ward = Ward(tmp_path)
