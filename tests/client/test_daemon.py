@@ -32,7 +32,7 @@ from fedward.client.policy import load_policy
 from fedward.client.worker.process import WorkerDied
 from fedward.client.worker.protocol import Do, Done, Load
 from fedward.common import records
-from fedward.common.audit import AuditLog, verify_log
+from fedward.common.audit import AuditLog, caused, verify_log
 from fedward.common.errors import DataError, FedwardError, PrivacyError, StateError
 from fedward.common.identity import PrivateKey
 from fedward.common.study import Study, study_hash
@@ -338,6 +338,35 @@ def greeted(ward: Ward, account: Account) -> str:
         return str(service._daemon.halted)
 
 
+def test_a_server_that_drops_every_connection_fills_no_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caused, "MOST", 5)
+    ward = Ward(tmp_path)
+    left_out: list[str] = []
+    service: Any = object.__new__(Service)
+    service._daemon = SimpleNamespace(halted=None)
+    service._roster = SimpleNamespace(
+        current=SimpleNamespace(coordinator=SimpleNamespace(name="central"))
+    )
+    account = Account(ward.home.ledger)
+    with AuditLog.open(ward.home.audit_log, ward.key) as log:
+        service._audit, service._account = log, account
+        service._record = Record(log, on_left_out=left_out.append)
+        service._rules = SiteRules(ward.home, ward.key, now=lambda: ward.now)
+        for number in range(20):
+            if number % 2:  # and every other time it claims to have seen another log
+                with pytest.raises(StateError):
+                    service._greeted({"audit": {"length": 9**9, "hash": "0" * 64}})
+            else:
+                service._greeted({})
+        service._record.close()
+    account.close()
+    assert len(ward.log("connect")) == len(ward.log("halted")) == 5
+    assert left_out.count("connect") == left_out.count("halted") == 5
+    assert {entry["entries"] for entry in ward.log("left out")} == {"connect", "halted"}
+
+
 def test_nobody_asks_on_and_on_in_a_round(tmp_path: Path) -> None:
     """Without privacy, each different question about the same patients tells more about them."""
     ward = Ward(tmp_path)
@@ -498,6 +527,30 @@ def test_a_refusal_that_was_received_is_thought_over(tmp_path: Path) -> None:
     ward.run(story)
     [entry] = ward.log("receipt")
     assert entry["task"] == KEY
+
+
+def test_a_server_that_asks_on_and_on_fills_no_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is refused, or has the answer already."""
+    monkeypatch.setattr(caused, "MOST", 5)
+    ward = Ward(tmp_path)
+    receipt = seal(Header(kind="receipt"), ward.server).SerializeToString()
+
+    async def story(daemon: Daemon, _pool: Trained) -> None:
+        await daemon.do(ward.asked())
+        for _ in range(10):
+            daemon.receipt(KEY, receipt)
+        ward.decide("withdraw")
+        for number in range(10):
+            key = f"{number:064x}"
+            assert code_and_reason(await daemon.do(ward.asked(key=key)))[0] == 14
+            daemon.receipt(key, receipt)
+
+    ward.run(story)
+    assert len(ward.log("refuse")) == 5
+    assert len(ward.log("receipt")) == 6
+    assert ward.log("release")
 
 
 def test_a_task_that_nobody_waits_for_is_ended(tmp_path: Path) -> None:

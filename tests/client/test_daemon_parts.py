@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from fedward.client.daemon import desk as desk_module
 from fedward.client.daemon.account import Account
 from fedward.client.daemon.changes import Changes, recorded
 from fedward.client.daemon.desk import Decided, Desk
@@ -34,6 +36,7 @@ from fedward.common.statements import COUNTERSIGNATURE, LEDGER_HEAD, OFFER, read
 from fedward.common.study import canonical_json, study_hash
 from fedward.common.wire import kinds
 from fedward.common.wire.body import Content
+from fedward.server.link.peers import HOURLY
 from fedward.simulations.fake_hospital import Consortium
 from fedward.simulations.fakes import small_study
 
@@ -265,7 +268,113 @@ def test_who_withdraws_after_the_release_says_so_once(
         assert len(server.decisions) == 1
 
 
+class Many:
+    """Decisions about studies by name, in that order."""
+
+    def __init__(self, **choices: str) -> None:
+        self.choices = choices
+
+    def decided(self) -> Mapping[str, Decided]:
+        return {name: Decided(choice, name) for name, choice in self.choices.items()}
+
+
+def told_of(**choices: str | None) -> dict[str, dict[str, str]]:
+    return {name: {"choice": choice or ""} for name, choice in choices.items()}
+
+
+def test_withdrawals_are_told_before_anything_else(consortium: Consortium, tmp_path: Path) -> None:
+    server = Server(consortium)
+    with AuditLog.open(tmp_path / "audit.log", consortium.sites["north"]) as log:
+        desk = desk_of(consortium, server, tmp_path, log)
+        desk._decisions = Many(a="approve", b="withdraw", c="approve", d="refuse", e="withdraw")
+        desk._wake.clear()
+        assert asyncio.run(desk.tell(told_of(a=None, b="approve", c=None, d=None, e="withdraw")))
+    assert server.decisions == ["b", "d", "a", "c"]
+
+
+def test_a_withdrawal_that_is_decided_meanwhile_waits_for_one_answer_only(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    """A hundred approvals that the server refuses, or does not answer for a minute each."""
+    many = Many(**{f"study-{n}": "approve" for n in range(100)})
+    known = told_of(**dict.fromkeys(many.choices))
+    told: list[str] = []
+
+    async def ask(kind: str, body: dict[str, Any]) -> dict[str, Any]:
+        if kind == kinds.STUDIES:
+            return {}
+        told.append(body["decision"])
+        if told == ["study-0"]:  # while this one is under way, a steward withdraws another
+            many.choices["study-99"] = "withdraw"
+            known["study-99"]["choice"] = "approve"
+            desk.wake()
+        raise LinkError("too often", hint="wait")
+
+    with AuditLog.open(tmp_path / "audit.log", consortium.sites["north"]) as log:
+        desk = desk_of(consortium, Server(consortium), tmp_path, log)
+        desk._ask, desk._decisions = ask, many
+        desk._wake.clear()
+        assert not asyncio.run(desk.tell(known))
+        assert told == ["study-0"]
+        desk._wake.clear()  # as the desk does when it was woken
+        assert not asyncio.run(desk.tell(known))
+        assert told[1] == "study-99"
+        assert len(told) == 101
+        told.clear()
+        desk.wake()  # a server that wakes it all the time holds up nothing for good
+        assert not asyncio.run(desk.tell(known))
+        assert told == ["study-99"]
+        known["study-99"]["choice"] = "withdraw"
+        told.clear()
+        assert not asyncio.run(desk.tell(known))
+        assert told == ["study-0"]
+
+
 # Witnessing.
+
+
+def test_an_honest_site_is_never_too_often_to_be_witnessed() -> None:
+    assert HOURLY[kinds.WITNESS] > 2 * 3600 / desk_module._EXCHANGE_S
+
+
+def test_a_ledger_that_grows_all_the_time_is_witnessed_at_its_end_only(
+    consortium: Consortium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty entries a second: one question at a time, each about the newest end."""
+    path = tmp_path / "ledger.sqlite"
+    spend(path, "run-0")
+    stated: list[int] = []
+    waits: list[float] = []
+    number = 0
+
+    async def ask(kind: str, body: dict[str, Any]) -> dict[str, Any]:
+        nonlocal number
+        assert kind == kinds.WITNESS
+        said = read_statement(
+            body["ledger"].encode(), LEDGER_HEAD, "north", consortium.sites["north"].public
+        )
+        stated.append(said["length"])
+        for _ in range(20):  # meanwhile
+            number += 1
+            spend(path, f"run-{number}")
+        return {}
+
+    async def paused(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 4:
+            raise asyncio.CancelledError
+
+    with AuditLog.open(tmp_path / "audit.log", consortium.sites["north"]) as log:
+        account = Account(path)
+        desk = desk_of(consortium, Server(consortium), tmp_path, log)
+        desk._ask, desk._witness = ask, witness(tmp_path, consortium, log, account)
+        monkeypatch.setattr("fedward.client.daemon.desk.asyncio.sleep", paused)
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(desk._keep_witnessing())
+        account.close()
+    assert len(stated) == 3
+    assert [later - sooner for sooner, later in itertools.pairwise(stated)] == [20, 20]
+    assert set(waits) == {desk_module._EXCHANGE_S}
 
 
 def spend(path: Path, run: str) -> None:

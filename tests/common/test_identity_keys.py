@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fedward.common.errors import IdentityError
 from fedward.common.identity import PrivateKey, PublicKey, find_passphrase, same_fingerprint, spoken
-from fedward.common.identity.keys import PASSPHRASE_VARIABLE
+from fedward.common.identity.key_files import PASSPHRASE_VARIABLE
 
 KEY = PrivateKey.generate()
 PASSPHRASE = "correct horse battery"

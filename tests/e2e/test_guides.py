@@ -75,6 +75,7 @@ def turns() -> list[Turn]:
     story += at(IT, "old-ledger", place="north")
     story += at(COORDINATOR, "rotate")
     story += at(STEWARD, "withdraw", "verify", place="north")
+    story += at(IT, "passphrase", place="north")
     return story + at(COORDINATOR, "revoke", "backup")
 
 

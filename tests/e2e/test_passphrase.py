@@ -12,7 +12,7 @@ import pytest
 
 from fedward.client.home import SiteFolder
 from fedward.common.errors import IdentityError
-from fedward.common.identity.keys import PASSPHRASE_VARIABLE
+from fedward.common.identity.key_files import PASSPHRASE_VARIABLE
 from fedward.simulations.rehearsal.federation import Federation, command
 
 from .federated import approve_everywhere, check_run, released, running, study_text

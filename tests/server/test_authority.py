@@ -22,6 +22,7 @@ from fedward.common.identity import (
     Request,
     check_chain,
     make_request,
+    pkcs8,
     read_certificate,
     read_certificates,
     read_request,
@@ -29,6 +30,7 @@ from fedward.common.identity import (
     spoken,
 )
 from fedward.common.identity.enrolment import check_own, read_bundle
+from fedward.common.lock import held
 from fedward.server.authority import Registrar
 from fedward.server.founding import Plan, found
 from fedward.server.home import ConsortiumFolder, upcoming
@@ -112,6 +114,62 @@ def test_with_a_passphrase_every_key_is_encrypted(tmp_path: Path, clock: Clock) 
     registrar.rotate(new_issuer=True)
     keys = list(folder.path.rglob("*.key"))
     assert all(b"ENCRYPTED" in key.read_bytes() for key in keys)
+    assert_sound(folder, PASSPHRASE)
+
+
+def test_a_key_is_opened_once_in_a_process(tmp_path: Path, clock: Clock) -> None:
+    """However often the registrar changes something: each opening costs half a second."""
+    plan = Plan("Cardio", "fl.example.org", passphrase=PASSPHRASE)
+    folder = found(tmp_path / "consortium", plan, now=clock.now)
+    pkcs8.unseal.cache_clear()
+    registrar = Registrar(folder, PASSPHRASE, clock)
+    registrar.enroll(request())
+    for _ in range(3):
+        registrar.renew("north", make_request(NORTH, "north"))
+    assert pkcs8.unseal.cache_info().misses == 2  # the server's and the issuer's
+
+
+@pytest.mark.parametrize("root", ["here", "away"])
+@pytest.mark.parametrize("before", [None, PASSPHRASE])
+def test_all_keys_get_a_passphrase(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, root: str, before: str | None
+) -> None:
+    monkeypatch.setattr(pkcs8, "ROUNDS", 1000)
+    plan = Plan("Cardio", "fl.example.org", passphrase=before)
+    folder = found(tmp_path / "consortium", plan, now=clock.now)
+    away = tmp_path / "root.key"
+    if root == "away":
+        folder.root_key.rename(away)
+    registrar = Registrar(folder, before, clock)
+    registrar.enroll(request())
+    there = ("server.key", "issuer.key") + (("root.key",) if root == "here" else ())
+    assert registrar.encrypt_keys("another sentence") == there
+    registrar.renew("north", make_request(NORTH, "north"))  # it goes on with the new one
+    keys = list(folder.path.rglob("*.key*"))
+    assert sorted(key.name for key in keys) == sorted(there)
+    assert all(pkcs8.is_sealed(key.read_bytes()) for key in keys)
+    assert {stat.S_IMODE(key.stat().st_mode) for key in keys} == {0o600}
+    with pytest.raises(IdentityError, match="passphrase"):
+        Registrar(folder, before, clock)
+    again = Registrar(folder, "another sentence", clock)
+    again.rotate(new_issuer=root == "here")
+    assert_sound(folder, "another sentence")
+
+
+def test_a_passphrase_by_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pkcs8, "ROUNDS", 1000)
+    folder = found(tmp_path / "consortium", PLAN, now=datetime.now(UTC))
+    (tmp_path / "secret").write_text(PASSPHRASE)
+    (tmp_path / "secret").chmod(0o600)
+    command = ["server", "encrypt-keys", str(folder.path)]
+    file = ["--passphrase-file", str(tmp_path / "secret")]
+    assert main(command) == IdentityError.exit_code
+    with held(folder.lock, who="a server"):
+        assert main([*command, *file]) == StateError.exit_code
+    assert main([*command, *file]) == 0
+    assert "encrypted server.key, issuer.key, root.key" in capsys.readouterr().out
     assert_sound(folder, PASSPHRASE)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from fedward.common.audit import AuditLog
+from fedward.common.audit import caused as caused_module
+from fedward.common.audit.caused import Caused
 from fedward.common.errors import FedwardError, IdentityError, LinkError, StateError
 from fedward.common.identity import PrivateKey, RosterFile
 from fedward.common.statements import COUNTERSIGNATURE, DECISION, LEDGER_HEAD, OFFER, state
@@ -33,6 +35,7 @@ class Counter:
         self.consortium = Consortium(folder)
         self.registry = Registry.open(folder / "registry.sqlite")
         self.audit = AuditLog.open(folder / "audit.log", self.consortium.key)
+        self.left_out: list[str] = []
         self.renewed: list[tuple[str, bytes]] = []
         self.desk = self.new_desk()
 
@@ -43,7 +46,8 @@ class Counter:
             self.renewed.append((site, request))
             return b"chain", roster.data
 
-        return Desk(self.registry, roster=roster, audit=self.audit, renew=renew)
+        caused = Caused(self.audit, on_left_out=self.left_out.append, clock=lambda: 0.0)
+        return Desk(self.registry, roster=roster, audit=self.audit, caused=caused, renew=renew)
 
     def offer(self) -> bytes:
         evidence = state(OFFER, "coordinator", {"study": HASH}, self.consortium.key)
@@ -248,6 +252,44 @@ def test_a_site_whose_log_went_back_is_refused_at_its_greeting(
     assert counter.kinds() == ["log went back"] * 3
     assert counter.desk.greeted(question(**{log: 8}))[log] == shown(8)
     counter.desk.greeted(question("site-2", **{log: 1}))
+
+
+def test_a_site_that_comes_back_again_and_again_fills_no_log(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caused_module, "MOST", 5)
+    counter.desk.studies(question(ledger=7))
+
+    def went_back(length: int = 6) -> None:
+        with pytest.raises(StateError, match="the ledger of site site-1 went back"):
+            counter.desk.greeted(question(ledger=length))
+
+    for _ in range(20):  # a daemon that is not patient
+        went_back()
+    assert counter.kinds() == ["log went back"]
+    counter.desk.greeted(question(ledger=7))  # the newest is there again, for a while
+    went_back()
+    assert counter.kinds() == ["log went back"] * 2
+    for number in range(40):  # hostile: another end each time
+        went_back(number % 6 + 1)
+        counter.desk.greeted(question(ledger=7 + number // 2))
+    assert counter.kinds() == ["log went back"] * 5
+    assert len(counter.left_out) == 20 + 1 + 40 - 5
+    counter.desk.studies(question("site-2", audit=3))
+    with pytest.raises(StateError):  # another's are entered all the same
+        counter.desk.greeted(question("site-2", audit=2))
+    assert len(counter.kinds()) == 6
+
+
+def test_to_withdraw_what_is_withdrawn_changes_nothing(counter: Counter) -> None:
+    counter.offer()
+    counter.decided("approve", 10)
+    assert counter.decided("withdraw", 20)["new"] is True
+    for number in range(6):
+        answer = counter.decided(["withdraw", "refuse"][number % 2], 30 + number)
+        assert (answer["choice"], answer["new"]) == ("withdraw", False)
+    assert counter.kinds() == ["decision", "decision"]
+    assert len(counter.registry.decisions(HASH)) == 2
 
 
 def test_a_message_that_was_overtaken_is_no_log_that_went_back(counter: Counter) -> None:

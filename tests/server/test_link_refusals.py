@@ -32,12 +32,14 @@ from tests.server.link_client import (
 
 from fedward.common.errors import IdentityError, LinkError
 from fedward.common.identity import Authority, Member, PrivateKey, issue, make_issuer, make_root
+from fedward.common.statements import DECISION, state
 from fedward.common.wire import kinds
 from fedward.common.wire.link_pb2 import Chunk, Header, Part, Range
 from fedward.common.wire.message import message_id, pack, seal
 from fedward.server.link.handshakes import listening, reason_of
 from fedward.server.link.peers import Allowance, Limits, Peers
 from fedward.server.link.refusals import BusyError
+from fedward.server.link.service import takes_back
 
 Case = Callable[[Running], Awaitable[None]]
 
@@ -596,7 +598,7 @@ def test_too_many_calls(tmp_path: Path) -> None:
     attack(tmp_path, case, reason="too many calls of north", limits=limits)
 
 
-@pytest.mark.parametrize("kind", [kinds.RENEW, kinds.DECIDE])
+@pytest.mark.parametrize("kind", [kinds.RENEW, kinds.DECIDE, kinds.WITNESS])
 def test_too_many_dear_questions(kind: str, tmp_path: Path) -> None:
     async def case(up: Running) -> None:
         async with up.site() as north, up.site("south") as south:
@@ -610,8 +612,45 @@ def test_too_many_dear_questions(kind: str, tmp_path: Path) -> None:
             await south.greet()
             assert (await south.ask(kind))[0] == kind
 
-    limits = Limits(hourly={kinds.RENEW: 2, kinds.DECIDE: 2})
+    limits = Limits(hourly={kind: 2})
     attack(tmp_path, case, reason=f"north asks too often to {kind}", limits=limits)
+
+
+def test_a_withdrawal_is_never_one_too_many(tmp_path: Path) -> None:
+    """However often a site approved before, and however often it withdraws."""
+
+    async def case(up: Running) -> None:
+        async with up.site() as north:
+            await north.greet()
+
+            async def decides(choice: str) -> str:
+                content = {"study": "ab" * 32, "choice": choice, "at_ms": 1}
+                said = state(DECISION, "north", content, up.consortium.keys["north"]).decode()
+                return (await north.ask(kinds.DECIDE, {"decision": said}))[0]
+
+            assert [await decides("approve") for _ in range(4)] == [
+                kinds.DECIDE,
+                kinds.DECIDE,
+                kinds.REFUSAL,
+                kinds.REFUSAL,
+            ]
+            for choice in ("withdraw", "refuse") * 10:
+                assert await decides(choice) == kinds.DECIDE
+            assert await decides("approve") == kinds.REFUSAL
+
+    limits = Limits(hourly={kinds.DECIDE: 2})
+    attack(tmp_path, case, reason="north asks too often to decide", limits=limits)
+
+
+@pytest.mark.parametrize("said", [None, 7, "nonsense", "\ud800", '{"content":{"choice":"refuse"}}'])
+def test_only_what_says_so_takes_back(said: Any) -> None:
+    """What cannot be read is counted, and so is any other question."""
+    assert not takes_back(kinds.DECIDE, {"decision": said})
+    key = PrivateKey.generate()
+    for choice, no in (("withdraw", True), ("refuse", True), ("approve", False), (None, False)):
+        statement = state(DECISION, "north", {"choice": choice}, key).decode()
+        assert takes_back(kinds.DECIDE, {"decision": statement}) is no
+        assert not takes_back(kinds.RENEW, {"decision": statement})
 
 
 def test_dear_questions_come_back_within_the_hour() -> None:

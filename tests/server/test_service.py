@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 
-from fedward.common.audit import verify_log
+from fedward.common.audit import caused, verify_log
 from fedward.common.cli import main
 from fedward.common.errors import LinkError, StateError
 from fedward.common.identity import PrivateKey, make_request, read_request
@@ -28,7 +29,7 @@ from fedward.server.founding import Plan, found
 from fedward.server.home import ConsortiumFolder
 from fedward.server.office import Office
 from fedward.server.registry import Choice, Registry, State
-from fedward.server.service import Options, serve
+from fedward.server.service import Options, Service, serve
 from fedward.server.status import read_status
 
 LONG_S = 60.0
@@ -220,6 +221,21 @@ def test_a_new_key_and_a_new_certificate_are_taken_up_while_running(
     report = verify_log(folder.audit_log, own)
     assert report.ok, report.problem
     assert len(report.keys) == 2
+
+
+def test_who_is_refused_again_and_again_fills_no_log(
+    folder: ConsortiumFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caused, "MOST", 5)
+    with Registry.open(folder.database) as registry, folder.open_audit_log() as audit:
+        service = Service(folder, Options(), registry, audit)
+        for number in range(20):
+            reason = f"the clocks are {400 + number} s apart"
+            service._refused({"reason": reason, "peer": "x", "name": "north", "error": "LinkError"})
+        assert [entry.kind for entry in audit.entries()].count("refusal") == 5
+        figures = generate_latest(service._metrics.registry).decode()
+    assert 'fedward_server_audit_left_out_total{kind="refusal"} 15.0' in figures
+    assert 'fedward_server_refusals_total{reason="LinkError"} 20.0' in figures
 
 
 def test_a_port_that_is_taken_is_said(folder: ConsortiumFolder) -> None:

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from fedward.client.commands import budget, check_data, daemon, decide, doctor, enrol, log, review
+from fedward.client.commands import (
+    budget,
+    check_data,
+    daemon,
+    decide,
+    doctor,
+    enrol,
+    keys,
+    log,
+    review,
+)
 from fedward.common.commands import assemble, new_app
 from fedward.common.errors import (
     DataError,
@@ -44,6 +54,7 @@ FAMILIES = (
     budget,
     daemon,
     doctor,
+    keys,
     log,
 )
 """Modules with commands, in the order of `fedward client --help`; one line for each."""

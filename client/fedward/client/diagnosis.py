@@ -17,6 +17,7 @@ from fedward.client.offers import kept_offers, kept_study
 from fedward.client.policy import load_policy
 from fedward.client.site_config import load_site_config
 from fedward.common.diagnosis import Advice, Check, machine, network
+from fedward.common.diagnosis.passphrase import passphrase
 from fedward.common.errors import DataError, IdentityError, LinkError
 from fedward.common.identity.keys import PrivateKey
 from fedward.common.identity.own import Identity
@@ -56,6 +57,7 @@ class SiteDiagnosis:
         return (
             Check("settings", self.settings),
             Check("keys", self.keys, needs=("settings",)),
+            Check("passphrase", self.passphrase, needs=("keys",)),
             Check("certificate", self.certificate, needs=("keys",)),
             Check("roster", self.roster, needs=("certificate",)),
             Check("name", self.name, needs=("roster",)),
@@ -94,6 +96,10 @@ class SiteDiagnosis:
         spoken = self._key.public.fingerprint[:16]
         self._folder.load_patients_key(self._passphrase)
         return f"only their owner may read them; fingerprint {spoken}…"
+
+    def passphrase(self) -> str | Advice:
+        """Whether both files need one."""
+        return passphrase(self._folder.keys, "fedward client encrypt-keys")
 
     def certificate(self) -> str | Advice:
         """Whether it is this site's, and for how long."""

@@ -118,6 +118,11 @@ class SiteFolder:
         return self.identity / "patients.key"
 
     @property
+    def keys(self) -> tuple[Path, ...]:
+        """All files with secrets."""
+        return self.key, self.patients_key
+
+    @property
     def roster_file(self) -> Path:
         """The signed roster."""
         return self.path / "roster.json"

@@ -15,7 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from fedward.common.errors import IdentityError
-from fedward.common.identity.keys import find_passphrase, same_fingerprint, spoken
+from fedward.common.identity.key_files import find_passphrase
+from fedward.common.identity.keys import same_fingerprint, spoken
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
 PassphraseFile = Annotated[
@@ -25,6 +26,15 @@ PassphraseFile = Annotated[
         metavar="FILE",
         help="File of mode 0600 with the passphrase of the key files; else it is taken from the "
         "variable FEDWARD_PASSPHRASE; without either, keys are not encrypted.",
+    ),
+]
+
+NewPassphraseFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--new-passphrase-file",
+        metavar="FILE",
+        help="File of mode 0600 with the passphrase from now on; without it, it stays the same.",
     ),
 ]
 
@@ -49,6 +59,16 @@ def passphrase_from(file: Path | None) -> str | None:
         IdentityError: the file is missing, or others may read it.
     """
     return find_passphrase(file)
+
+
+def tell_encrypted(files: Iterable[str], *, as_json: bool) -> None:
+    """Say which key files were encrypted, and what that does not reach."""
+    names = list(files)
+    if as_json:
+        print_json({"encrypted": names})
+        return
+    typer.echo(f"encrypted {', '.join(names)}")
+    typer.echo("older copies, in backups too, are as they were: destroy them")
 
 
 def print_json(value: Any) -> None:

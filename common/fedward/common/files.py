@@ -83,6 +83,19 @@ def write_atomic(
         _remove(partial)
 
 
+def move(source: Path, target: Path) -> None:
+    """Give a file another name in the same folder, durably, in place of what was called so.
+
+    Raises:
+        OutputError: the disk refuses.
+    """
+    try:
+        source.replace(target)
+        _sync(target.parent)
+    except OSError as error:
+        raise output_error(target, error) from error
+
+
 def private_folder(path: Path) -> None:
     """Make a folder that nobody but its owner may look into; one that exists is closed to others.
 

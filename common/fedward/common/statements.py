@@ -107,6 +107,16 @@ def signer_of(data: bytes) -> str:
     return str(_parse(data)["signer"])
 
 
+def claims(data: bytes) -> dict[str, Any]:
+    """What a statement says, whoever made it: to sort it before it is checked, for nothing else.
+
+    Raises:
+        IdentityError: it is no statement.
+    """
+    content: dict[str, Any] = _parse(data)["content"]
+    return content
+
+
 def _parse(data: bytes) -> dict[str, Any]:
     try:
         if len(data) > LARGEST:

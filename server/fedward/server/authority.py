@@ -22,6 +22,7 @@ from fedward.common.files import output_error
 from fedward.common.identity import (
     Certificate,
     Member,
+    PrivateKey,
     Request,
     Role,
     Roster,
@@ -30,6 +31,7 @@ from fedward.common.identity import (
     sign_roster,
 )
 from fedward.common.identity.enrolment import write_bundle
+from fedward.common.identity.resealing import reseal
 from fedward.server.founding import issue_server
 from fedward.server.home import ConsortiumFolder
 from fedward.server.rotation import (
@@ -206,6 +208,19 @@ class Registrar:
             log.append("renew", name=member.name, until=_text(certificate.not_after))
             replace_server_certificate(self.folder, certificate, self._issuer.certificate)
             return certificate
+
+    def encrypt_keys(self, passphrase: str | None) -> tuple[str, ...]:
+        """Encrypt all key files that are here, however they are now; says their names.
+
+        Raises:
+            IdentityError: a file does not open, or the passphrase is missing or too short.
+            OutputError: the disk refuses.
+        """
+        with self._locked():
+            files = {path: PrivateKey.load(path, self._passphrase) for path in self.folder.keys}
+            reseal({path: key.raw for path, key in files.items()}, self._passphrase, passphrase)
+            self._passphrase = passphrase
+        return tuple(path.name for path in files)
 
     def _rotate_server(self, log: AuditLog) -> None:
         name = self.folder.load_identity(self._passphrase).name

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fedward.common.commands import assemble, new_app
 from fedward.common.errors import IdentityError, OutputError, SiteConfigError, StateError
 from fedward.common.exit_codes import exit_codes_help
-from fedward.server.commands import doctor, log, members, run, runs, studies
+from fedward.server.commands import doctor, keys, log, members, run, runs, studies
 
 app = new_app(
     name="server",
@@ -33,6 +33,7 @@ FAMILIES = (
     studies,
     runs,
     doctor,
+    keys,
     log,
 )
 """Modules with commands, in the order of `fedward server --help`; one line for each."""

@@ -31,6 +31,7 @@ from typing import Any
 
 from fedward.common.audit import AuditLog
 from fedward.common.audit import Head as LogEnd
+from fedward.common.audit.caused import Caused
 from fedward.common.errors import FedwardError, IdentityError, LinkError, StateError
 from fedward.common.identity import Member, RosterFile
 from fedward.common.statements import COUNTERSIGNATURE, DECISION, LEDGER_HEAD, read_statement
@@ -42,6 +43,8 @@ from fedward.server.registry.states import meant
 
 LEDGER = "ledger"
 AUDIT = "audit"
+WENT_BACK = "log went back"
+"""Kind of the entry about it."""
 _STATED = "stated-ledger"
 """Log under which a ledger's end is kept with a statement that other sites can check."""
 _MOST_SIGNED = 2000
@@ -58,15 +61,23 @@ class Desk:
         registry: where everything is kept.
         roster: the newest roster; somebody else reloads it.
         audit: the coordinator's log.
+        caused: adds entries to it that sites cause.
         renew: gives a site a new certificate.
     """
 
     def __init__(
-        self, registry: Registry, *, roster: RosterFile, audit: AuditLog, renew: Renew
+        self,
+        registry: Registry,
+        *,
+        roster: RosterFile,
+        audit: AuditLog,
+        caused: Caused,
+        renew: Renew,
     ) -> None:
         self._registry = registry
         self._roster = roster
         self._audit = audit
+        self._caused = caused
         self._renew = renew
         self._lock = threading.Lock()
         self._writing = threading.Lock()
@@ -231,16 +242,22 @@ class Desk:
         self, site: str, log: str, end: LogEnd, evidence: bytes, *, greeting: bool = False
     ) -> None:
         with self._writing:
-            known = self._ends.get((site, log))
-            if known == end or (known is not None and known.length > end.length and not greeting):
+            known, by = self._ends.get((site, log)), f"{log} of {site}"
+            if known == end:
+                self._caused.settled(WENT_BACK, by=by)
+                return
+            if known is not None and known.length > end.length and not greeting:
                 return
             try:
                 self._registry.witness(
                     site, log, length=end.length, hash_=end.hash, evidence=evidence
                 )
             except StateError:
-                self._audit.append("log went back", site=site, log=log, **end.to_dict())
+                # The site's daemon comes back with it for as long as it stays like that.
+                facts = {"site": site, "log": log, **end.to_dict()}
+                self._caused.append(WENT_BACK, by=by, once=True, **facts)
                 raise
+            self._caused.settled(WENT_BACK, by=by)
             with self._lock:
                 self._ends[site, log] = end
 

@@ -7,9 +7,11 @@ from functools import cached_property
 from pathlib import Path
 
 from fedward.common.diagnosis import Advice, Check, machine, network
+from fedward.common.diagnosis.passphrase import passphrase
 from fedward.common.errors import IdentityError
 from fedward.common.identity.certificates import Certificate, check_chain
-from fedward.common.identity.keys import PrivateKey, read_secret
+from fedward.common.identity.key_files import read_secret
+from fedward.common.identity.keys import PrivateKey
 from fedward.common.identity.own import Identity
 from fedward.common.lock import is_held
 from fedward.server.home import ConsortiumFolder
@@ -42,6 +44,7 @@ class ServerDiagnosis:
         return (
             Check("settings", self.settings),
             Check("keys", self.keys),
+            Check("passphrase", self.passphrase, needs=("keys",)),
             Check("root key", self.root_key),
             Check("certificate", self.certificate, needs=("keys",)),
             Check("issuer", self.issuer, needs=("keys",)),
@@ -71,6 +74,10 @@ class ServerDiagnosis:
         fingerprint = self._key.public.fingerprint
         read_secret(self._folder.issuer_key)
         return f"only their owner may read them; fingerprint {fingerprint[:16]}…"
+
+    def passphrase(self) -> str | Advice:
+        """Whether all that are here need one."""
+        return passphrase(self._folder.keys, "fedward server encrypt-keys")
 
     def root_key(self) -> str | Advice:
         """Whether the root's key is away, as it should be."""

@@ -95,6 +95,12 @@ class ConsortiumFolder:
         return self.identity / "server.key"
 
     @property
+    def keys(self) -> tuple[Path, ...]:
+        """All private keys that are here."""
+        here = (self.server_key, self.issuer_key)
+        return (*here, self.root_key) if self.root_key.exists() else here
+
+    @property
     def server_certificate(self) -> Path:
         """That belongs to it, followed by the issuer's."""
         return self.identity / "server.crt"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fedward.common.audit import AuditLog, current_key
 from fedward.common.errors import IdentityError
-from fedward.common.files import output_error, read_bytes, write_atomic
+from fedward.common.files import move, read_bytes, write_atomic
 from fedward.common.identity import (
     Authority,
     Certificate,
@@ -40,7 +40,7 @@ def load_issuer(folder: ConsortiumFolder, passphrase: str | None) -> Authority:
     waiting = upcoming(folder.issuer_key)
     if waiting.exists():
         if PrivateKey.load(waiting, passphrase).public == certificate.public_key:
-            _move(waiting, folder.issuer_key)
+            move(waiting, folder.issuer_key)
         else:
             _remove(waiting)
     return Authority(PrivateKey.load(folder.issuer_key, passphrase), certificate)
@@ -98,8 +98,8 @@ def finish_rotation(folder: ConsortiumFolder, passphrase: str | None) -> None:
     if key.exists():
         if PrivateKey.load(key, passphrase).public.fingerprint == current_key(folder.audit_log):
             if certificate.exists():
-                _move(certificate, folder.server_certificate)
-            _move(key, folder.server_key)
+                move(certificate, folder.server_certificate)
+            move(key, folder.server_key)
         else:
             _remove(key)
     _remove(certificate)
@@ -107,13 +107,6 @@ def finish_rotation(folder: ConsortiumFolder, passphrase: str | None) -> None:
 
 def _certificate(path: Path) -> Certificate:
     return read_certificate(read_bytes(path, error=IdentityError, hint=_RESTORE))
-
-
-def _move(source: Path, target: Path) -> None:
-    try:
-        source.replace(target)
-    except OSError as error:
-        raise output_error(target, error) from error
 
 
 def _remove(path: Path) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from fedward.common.audit import AuditLog
+from fedward.common.audit.caused import Caused
 from fedward.common.errors import FedwardError
 from fedward.common.files import read_bytes
 from fedward.common.identity import Identity
@@ -35,6 +36,7 @@ from fedward.server.link.handshakes import listening
 from fedward.server.link.mailbox import Mailbox
 from fedward.server.link.peers import Limits
 from fedward.server.link.presence import Presence
+from fedward.server.link.refusals import Facts
 from fedward.server.link.serve import LinkServer, LinkSettings
 from fedward.server.monitoring import ServerMetrics
 from fedward.server.registry import Registry, State
@@ -135,7 +137,14 @@ class Service:
         self._metrics.certificate("server", self._identity.certificate.not_after)
         self._last_round: dict[str, float] = {}
         self._renew_at = 0.0
-        self._desk = Desk(registry, roster=self._roster, audit=audit, renew=self._registrar.renew)
+        self._caused = Caused(audit, on_left_out=self._metrics.left_out)
+        self._desk = Desk(
+            registry,
+            roster=self._roster,
+            audit=audit,
+            caused=self._caused,
+            renew=self._registrar.renew,
+        )
         self._mailbox = Mailbox(lambda run: folder.run(run) / SPOOL)
         self._link = self._make_link()
         self._conductor = self._make_conductor()
@@ -144,6 +153,7 @@ class Service:
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until told to stop, or until the server's key is another."""
         async with AsyncExitStack() as stack:
+            stack.callback(self._caused.close)
             port = await self._link.start()
             stack.push_async_callback(self._link.stop)
             if self._options.own_process:
@@ -253,9 +263,9 @@ class Service:
         if self._desk.refresh():
             self._link.studies_changed()
 
-    def _refused(self, facts: dict[str, object]) -> None:
+    def _refused(self, facts: Facts) -> None:
         self._metrics.refused(str(facts["error"]), times=int(str(facts.get("times", 1))))
-        self._audit.append("refusal", **facts)
+        self._caused.append("refusal", by=str(facts["name"]), **facts)
 
     def _round_done(self, run: str, _number: int) -> None:
         now = time.monotonic()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from collections import deque
 from collections.abc import Collection
 from pathlib import Path
 from weakref import WeakSet
@@ -29,6 +30,8 @@ from fedward.common.study import Study
 from fedward.common.wire.digest import file_sha256
 
 _LOG = logging.getLogger(__name__)
+_REMEMBERED = 256
+"""Keys of tasks to which the server has the answer: more than one round of all runs has."""
 _DEFECT = "report this as a defect; see the site's log"
 
 
@@ -66,6 +69,7 @@ class Daemon:
         self._jobs: dict[str, asyncio.Task[Path]] = {}
         self._runs: dict[str, tuple[str, str]] = {}
         """Study and run of each of them."""
+        self._received: deque[str] = deque(maxlen=_REMEMBERED)
         self._withdrawn: WeakSet[asyncio.Task[Path]] = WeakSet()
         self.halted: FedwardError | None = None
         """Why nothing is done at all, whatever is asked; None if work goes on."""
@@ -107,9 +111,12 @@ class Daemon:
 
     def receipt(self, key: str, evidence: bytes) -> None:
         """The server has the answer to a task; its signature under that is put on record."""
-        self._outbox.receipt(key)
+        received = self._outbox.receipt(key)
         digest = hashlib.sha256(evidence).hexdigest()
-        self._record.note_task("receipt", evidence, task=key, receipt=digest)
+        # A reply was paid for; what was refused, or received before, may be asked for at will.
+        new = received is not None and received.suffix == ".reply" and key not in self._received
+        self._received.append(key)
+        self._record.note_task("receipt", evidence, at_will=not new, task=key, receipt=digest)
 
     def roster(self, data: bytes) -> None:
         """There is a newer roster."""
@@ -243,6 +250,7 @@ class Daemon:
         self._record.note_task(
             "refuse",
             asked.evidence,
+            at_will=True,
             study=asked.study,
             run=asked.run,
             round=asked.round,

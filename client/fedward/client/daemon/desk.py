@@ -31,6 +31,8 @@ _EXCHANGE_S = 10.0
 """Between two looks at whether the ledger has grown: not every round asks for signatures."""
 
 APPROVE = "approve"
+_FIRST = ("withdraw", "refuse")
+"""Choices that are told before others: nothing that asks for more may hold them up."""
 
 Ask = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 
@@ -174,18 +176,28 @@ class Desk:
             _LOG.warning("an offer was left out", extra={"facts": facts})
             return False
         if keep_offer(self._studies, offer):
-            self._record.note("offer", study=offer.hash, by=offer.signer)
+            self._record.note_caused("offer", study=offer.hash, by=offer.signer)
         found[offer.hash] = {
             key: str(entry.get(key) or "")[:200] for key in ("state", "choice", "run")
         }
         return True
 
     async def tell(self, known: Mapping[str, Mapping[str, str]]) -> bool:
-        """Send every decision that the server has not on record; False if one was refused."""
+        """Send every decision that the server has not on record, withdrawals first.
+
+        Returns:
+            Whether all were taken. False, and soon to be tried again, if one was not, or if there
+            is something newer before all were sent: that may be a withdrawal.
+        """
+        news = [
+            (study, decided)
+            for study, decided in self._decisions.decided().items()
+            if self._is_news(study, decided.choice, known)
+        ]
         well = True
-        for study, decided in self._decisions.decided().items():
-            if not self._is_news(study, decided.choice, known):
-                continue
+        for number, (_, decided) in enumerate(sorted(news, key=_urgency)):
+            if number and decided.choice not in _FIRST and self._wake.is_set():
+                return False
             try:
                 await self._ask(kinds.DECIDE, {"decision": decided.statement})
             except FedwardError as error:
@@ -199,3 +211,7 @@ class Desk:
         if study in known:
             return known[study]["choice"] != choice
         return study in self._over and choice != APPROVE
+
+
+def _urgency(news: tuple[str, Decided]) -> bool:
+    return news[1].choice not in _FIRST

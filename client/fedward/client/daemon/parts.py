@@ -11,7 +11,8 @@ from fedward.client.link.settings import LinkSettings
 from fedward.client.worker.pool import Pool, PoolLimits
 from fedward.client.worker.process import Limits
 from fedward.common.files import private_folder
-from fedward.common.identity.secret_file import secret_is_encrypted
+from fedward.common.identity.key_files import read_secret
+from fedward.common.identity.pkcs8 import is_sealed
 
 
 def link_settings(home: SiteFolder) -> LinkSettings:
@@ -38,7 +39,7 @@ def place(home: SiteFolder, passphrase: str | None = None) -> Place:
         IdentityError: the key that hashes patients is encrypted, and not with this passphrase.
     """
     key = ""
-    if home.patients_key.exists() and secret_is_encrypted(home.patients_key):
+    if home.patients_key.exists() and is_sealed(read_secret(home.patients_key)):
         key = home.load_patients_key(passphrase).hex()
     settings = home.settings
     return Place(settings.site.name, home.path, home.studies, settings.worker.threads, key)

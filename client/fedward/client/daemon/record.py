@@ -7,15 +7,19 @@ task: a server that later shows another history contradicts what the site has si
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from fedward.common.audit import AuditLog, Head
+from fedward.common.audit.caused import Caused
 from fedward.common.errors import LinkError
 from fedward.common.wire import link_pb2
 from fedward.common.wire.message import peek
 from fedward.common.wire.session import Heads
+
+SERVER = "server"
 
 
 class Record:
@@ -23,10 +27,14 @@ class Record:
 
     Args:
         audit: the log; somebody else closes it.
+        on_left_out: is told the kind of each entry that the server caused and that is left out.
     """
 
-    def __init__(self, audit: AuditLog) -> None:
+    def __init__(
+        self, audit: AuditLog, *, on_left_out: Callable[[str], None] = lambda _kind: None
+    ) -> None:
         self._audit = audit
+        self._caused = Caused(audit, on_left_out=on_left_out)
         self._lock = threading.Lock()
         self._seen: link_pb2.Head | None = None
         self._ledger: Head | None = None
@@ -40,12 +48,36 @@ class Record:
         """
         return self._audit.append(kind, **facts)
 
-    def note_task(self, kind: str, evidence: bytes, **facts: Any) -> None:
-        """Put on record what became of a task, with the end of the server's log that came along."""
+    def note_caused(self, kind: str, *, by: str = SERVER, once: bool = False, **facts: Any) -> None:
+        """Put on record what the other side can bring about at will: not too often, see `Caused`.
+
+        Raises:
+            OutputError: the disk refuses.
+            StateError: the log was changed by something else.
+        """
+        self._caused.append(kind, by=by, once=once, **facts)
+
+    def close(self) -> None:
+        """Put on record what was left out so far; the log stays open.
+
+        Raises:
+            OutputError: the disk refuses.
+        """
+        self._caused.close()
+
+    def note_task(self, kind: str, evidence: bytes, *, at_will: bool = False, **facts: Any) -> None:
+        """Put on record what became of a task, with the end of the server's log that came along.
+
+        Args:
+            kind: what became of it.
+            evidence: the server's signed words.
+            at_will: whether the server can bring that about as often as it likes.
+            facts: what else there is to say.
+        """
         theirs = _server_head(evidence)
         if theirs is not None:
             facts["server_log"] = {"length": theirs.length, "hash": theirs.hash.hex()}
-        self._audit.append(kind, **facts)
+        (self.note_caused if at_will else self.note)(kind, **facts)
         with self._lock:
             if theirs is not None and theirs.length >= (self._seen.length if self._seen else 0):
                 self._seen = theirs

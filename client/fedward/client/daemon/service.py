@@ -80,7 +80,7 @@ class Service:
         self._audit = audit
         self._account = account
         self._roster: RosterFile = home.load_roster()
-        self._record = Record(audit)
+        self._record = Record(audit, on_left_out=lambda kind: self._shown.metrics.left_out(kind))
         self._record.ledger_at(account.head)
         settings = home.settings
         self._status = Status(home.status, site=settings.site.name, pid=os.getpid())
@@ -159,11 +159,11 @@ class Service:
 
     def _new_roster(self, data: bytes) -> None:
         if self._roster.accept(data):
-            self._record.note("roster", version=self._roster.current.version)
+            self._record.note_caused("roster", version=self._roster.current.version)
 
     def _renewed(self, chain_pem: str) -> None:
         if install_renewed(self._home, self._identity.key, chain_pem.encode()):
-            self._record.note("certificate-renewed")
+            self._record.note_caused("certificate-renewed")
             self._shown.renewed(read_certificate(chain_pem))
 
     def _answered(self, asked: Assignment, error: FedwardError | None) -> None:
@@ -191,7 +191,7 @@ class Service:
             self._halt(error)
             raise
         self._daemon.halted = None
-        self._record.note("connect", server=server)
+        self._record.note_caused("connect", server=server)
 
     def _check_own(self) -> None:
         """Compare ledger and decisions with what the site's own log says of them."""
@@ -201,7 +201,7 @@ class Service:
 
     def _halt(self, error: FedwardError) -> None:
         if self._daemon.halted is None:
-            self._record.note("halted", problem=error.problem)
+            self._record.note_caused("halted", problem=error.problem)
         self._daemon.halted = error
 
     async def _offered(self, told: Told, runs: Collection[RunOf]) -> None:
@@ -279,6 +279,7 @@ class Service:
             async with asyncio.timeout(_STOP_S):
                 await asyncio.gather(*tasks, return_exceptions=True)
         with suppress(FedwardError):  # a full disk is no reason not to end
+            self._record.close()
             self._record.note("stop")
         self._status.update(link="stopped")
 

@@ -96,7 +96,9 @@ class Witness:
         if site == self._site or head == before:
             return
         if before is not None and head.length <= before.length:
-            self._record.note("witness-refused", site=site, ledger=head.to_dict())
+            self._record.note_caused(
+                "witness-refused", by=site, once=True, site=site, ledger=head.to_dict()
+            )
             raise StateError(f"the ledger of {site} went back", hint="ask the coordinator")
         self._seen[site] = head
         write_atomic(self._path, json.dumps({s: h.to_dict() for s, h in self._seen.items()}))

@@ -35,7 +35,7 @@ from fedward.client.worker.trainer import Trainer
 from fedward.common import records
 from fedward.common.errors import FedwardError, RoundError, SiteConfigError
 from fedward.common.files import private_folder
-from fedward.common.identity.keys import find_passphrase
+from fedward.common.identity.key_files import find_passphrase
 from fedward.common.lock import held
 from fedward.common.wire.body import Body
 from fedward.common.wire.message import task_key

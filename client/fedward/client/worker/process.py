@@ -28,7 +28,7 @@ from fedward.client.worker.protocol import (
 )
 from fedward.common.errors import TrainingError
 from fedward.common.files import output_error
-from fedward.common.identity.keys import PASSPHRASE_VARIABLE
+from fedward.common.identity.key_files import PASSPHRASE_VARIABLE
 
 _LOOK_S = 0.2
 """Between two looks at a worker's memory."""

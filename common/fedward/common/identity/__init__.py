@@ -20,13 +20,8 @@ from fedward.common.identity.issuing import (
     make_issuer,
     make_root,
 )
-from fedward.common.identity.keys import (
-    PrivateKey,
-    PublicKey,
-    find_passphrase,
-    same_fingerprint,
-    spoken,
-)
+from fedward.common.identity.key_files import find_passphrase
+from fedward.common.identity.keys import PrivateKey, PublicKey, same_fingerprint, spoken
 from fedward.common.identity.own import Identity
 from fedward.common.identity.requests import Request, make_request, read_request
 from fedward.common.identity.roster import Member, Roster, read_roster, sign_roster

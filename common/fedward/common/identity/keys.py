@@ -1,9 +1,8 @@
 """Private and public keys: made on the machine that uses them, read by nobody else.
 
 All keys are ECDSA on P-256 with SHA-256 (grpcio does not accept Ed25519 certificates). A private
-key lives in a file of mode 0600, encrypted if a passphrase was given; a file that others may read
-is refused, for it has to be taken as known to others. A public key is named by its fingerprint,
-which people compare over the telephone.
+key lives in a file (`key_files`), encrypted if a passphrase was given. A public key is named by its
+fingerprint, which people compare over the telephone.
 
     >>> key = PrivateKey.generate()
     >>> key.public.verify(key.sign(b"a message"), b"a message")
@@ -17,8 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
-import stat
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -29,16 +26,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedward.common.errors import IdentityError
 from fedward.common.files import private_folder, write_atomic
-
-SHORTEST_PASSPHRASE = 12
-"""Characters: the key derivation of PKCS#8 files alone does not protect a short one."""
-PASSPHRASE_VARIABLE = "FEDWARD_PASSPHRASE"  # noqa: S105  (a name)
-GIVE_PASSPHRASE = f"set {PASSPHRASE_VARIABLE} or give --passphrase-file"
-"""What to do about a file that is encrypted."""
+from fedward.common.identity.key_files import check_passphrase, open_sealed, read_secret
+from fedward.common.identity.pkcs8 import is_sealed, seal
 
 _SCHEME = ec.ECDSA(hashes.SHA256())
 _PEM = serialization.Encoding.PEM
-_NEW_KEY = "if it may have been read, make a new key and have the old one revoked"
 
 
 class PublicKey:
@@ -125,17 +117,15 @@ class PrivateKey:
                 it is no private key on P-256.
         """
         data = read_secret(path)
-        secret = passphrase.encode() if passphrase and is_encrypted(data) else None
-        try:
-            key = serialization.load_pem_private_key(data, secret)
-        except TypeError as error:
-            raise IdentityError(f"{path.name} is encrypted", hint=GIVE_PASSPHRASE) from error
-        except (ValueError, UnsupportedAlgorithm) as error:
-            problem = f"the passphrase does not open {path.name}" if secret else "no key is in "
-            raise IdentityError(
-                problem if secret else problem + path.name,
-                hint="check the passphrase" if secret else "restore the file from a backup",
-            ) from error
+        if is_sealed(data):
+            key = open_sealed(path, data, passphrase)
+        else:
+            try:
+                key = serialization.load_pem_private_key(data, None)
+            except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+                raise IdentityError(
+                    f"no key is in {path.name}", hint="restore the file from a backup"
+                ) from error
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise IdentityError(f"{path.name} is not a key on P-256", hint="make a new key")
         return cls(key)
@@ -149,55 +139,21 @@ class PrivateKey:
         """
         check_passphrase(passphrase)
         private_folder(path.parent)
-        write_atomic(path, self._encode(passphrase), private=True)
+        content = self.pem if passphrase is None else seal(self.raw, passphrase)
+        write_atomic(path, content, private=True)
 
     @property
     def pem(self) -> bytes:
-        """PKCS#8, not encrypted: for handing to a TLS library, never for a file."""
-        return self._encode(None)
+        """PKCS#8, not encrypted: for handing to a TLS library."""
+        form, encryption = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        return self.raw.private_bytes(_PEM, form, encryption)
 
     def sign(self, data: bytes) -> bytes:
         """A signature over `data`: ECDSA with SHA-256, DER."""
         return self.raw.sign(data, _SCHEME)
 
-    def _encode(self, passphrase: str | None) -> bytes:
-        encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
-        if passphrase is not None:
-            encryption = serialization.BestAvailableEncryption(passphrase.encode())
-        return self.raw.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, encryption)
-
     def __repr__(self) -> str:
         return f"PrivateKey({self.public.fingerprint[:16]}…)"
-
-
-def check_passphrase(passphrase: str | None) -> None:
-    """Return if a new file may be encrypted with it, or if there is none.
-
-    Raises:
-        IdentityError: it is too short.
-    """
-    if passphrase is not None and len(passphrase) < SHORTEST_PASSPHRASE:
-        raise IdentityError(
-            "the passphrase is too short", hint=f"use {SHORTEST_PASSPHRASE} characters or more"
-        )
-
-
-def is_encrypted(data: bytes) -> bool:
-    """Whether the content of a key file needs a passphrase."""
-    return data.startswith(b"-----BEGIN") and b"ENCRYPTED" in data
-
-
-def find_passphrase(file: Path | None = None) -> str | None:
-    """The passphrase from a file that only its owner may read, or from the environment, or none.
-
-    Never from the command line, which every user of a machine can read.
-
-    Raises:
-        IdentityError: the file is missing, or others may read it.
-    """
-    if file is not None:
-        return read_secret(file).decode(errors="replace").rstrip("\r\n") or None
-    return os.environ.get(PASSPHRASE_VARIABLE) or None
 
 
 def spoken(fingerprint: str) -> str:
@@ -213,24 +169,3 @@ def same_fingerprint(given: str, fingerprint: str) -> bool:
     """
     plain = "".join(c for c in given.lower() if c not in " :-\t\r\n")
     return hmac.compare_digest(plain.encode(), fingerprint.encode())
-
-
-def read_secret(path: Path) -> bytes:
-    """A file that only its owner may read.
-
-    Raises:
-        IdentityError: it is missing, or others may read or change it.
-    """
-    try:  # through one descriptor, so that what was checked is what is read
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if mode & (stat.S_IRWXG | stat.S_IRWXO):
-                raise IdentityError(
-                    f"{path.name} may be read or changed by others",
-                    hint=f"`chmod 600` it; {_NEW_KEY}",
-                )
-            return file.read()
-    except OSError as error:
-        raise IdentityError(
-            f"cannot read {path.name or path}", hint="check the path and the permissions"
-        ) from error

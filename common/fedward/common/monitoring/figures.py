@@ -39,6 +39,11 @@ class Figures:
         for direction in ("in", "out"):
             self._bytes.labels(direction)
         self._refusals = self.counter("refusals", "Refusals, by the class of the error.", "reason")
+        self._left_out = self.counter(
+            "audit_left_out",
+            "Entries of the audit log that the other side caused too often to add each.",
+            "kind",
+        )
         self._totals: dict[Counter, float] = {}
         self._expiry = self.gauge(
             "certificate_expiry_seconds", "Until a certificate expires; below 0 it has.", "name"
@@ -60,6 +65,10 @@ class Figures:
         name = reason if isinstance(reason, str) else type(reason).__name__
         known = {kind.__name__ for kind in error_classes()}
         self._refusals.labels(name if name in known else _OTHER).inc(times)
+
+    def left_out(self, kind: str) -> None:
+        """An entry of the audit log was counted only, see `common.audit.caused`."""
+        self._left_out.labels(kind).inc()
 
     def certificate(self, name: str, expires: datetime) -> None:
         """A certificate is in use; again with another date after a renewal."""

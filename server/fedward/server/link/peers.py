@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
+from fedward.common.buckets import Bucket
 from fedward.common.errors import IdentityError
 from fedward.common.identity.certificates import Certificate, read_certificate
 from fedward.common.identity.keys import PublicKey
@@ -168,11 +169,12 @@ CALLS_PER_TASK = 4
 """To fetch a task, to ask where its reply goes on, to send that, and one more."""
 
 
-HOURLY: Mapping[str, int] = {kinds.RENEW: 20, kinds.DECIDE: 600}
+HOURLY: Mapping[str, int] = {kinds.RENEW: 20, kinds.DECIDE: 600, kinds.WITNESS: 1200}
 """Questions of a kind that one member may ask in an hour: each costs a signature, or a transaction
-and an entry in the audit log. A site asks for a certificate once an hour at most, and repeats a
-decision that was refused every 15 s."""
-_HOUR_S = 3600.0
+and an entry in the audit log. A site asks for a certificate once an hour at most, repeats a
+decision that was refused every 15 s, and has its ledger witnessed every 10 s, in two questions,
+however fast rounds follow. What takes an approval back is not counted
+(`service.takes_back`)."""
 
 
 @dataclass(frozen=True)
@@ -193,29 +195,10 @@ class Limits:
 
 
 @dataclass
-class _Bucket:
-    """Tokens that come back with time."""
-
-    most: float
-    per_s: float
-    at: float
-    tokens: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.tokens = self.most
-
-    def fill(self, now: float) -> float:
-        """How many there are by now."""
-        self.tokens = min(self.most, self.tokens + (now - self.at) * self.per_s)
-        self.at = now
-        return self.tokens
-
-
-@dataclass
 class _Use:
-    calls: _Bucket
+    calls: Bucket
     running: int = 0
-    kinds: dict[str, _Bucket] = field(default_factory=dict)
+    kinds: dict[str, Bucket] = field(default_factory=dict)
 
 
 class Allowance:
@@ -241,9 +224,8 @@ class Allowance:
         limits, use = self._limits, self._use(name)
         if use.running >= limits.calls_at_once:
             raise BusyError(f"too many calls of {name} at once", hint="wait for some to end")
-        if use.calls.fill(self._clock()) < 1:
+        if not use.calls.take(self._clock()):
             raise BusyError(f"too many calls of {name}", hint="call less often")
-        use.calls.tokens -= 1
         use.running += 1
         try:
             yield
@@ -260,21 +242,19 @@ class Allowance:
         if most is None:
             return
         now, known = self._clock(), self._use(name).kinds
-        bucket = known.setdefault(kind, _Bucket(most, most / _HOUR_S, now))
-        if bucket.fill(now) < 1:
+        if not known.setdefault(kind, Bucket.hourly(most, now)).take(now):
             raise BusyError(
                 f"{name} asks too often to {kind}", hint=f"at most {most} times an hour"
             )
-        bucket.tokens -= 1
 
     def give_back(self, name: str) -> None:
         """A task is done: what the server asked for is not counted, however fast rounds follow."""
         use = self._uses.get(name)
         if use is not None:
-            use.calls.tokens = min(use.calls.most, use.calls.tokens + CALLS_PER_TASK)
+            use.calls.give_back(CALLS_PER_TASK)
 
     def _use(self, name: str) -> _Use:
         if name not in self._uses:
             limits = self._limits
-            self._uses[name] = _Use(_Bucket(limits.burst, limits.calls_per_s, self._clock()))
+            self._uses[name] = _Use(Bucket(limits.burst, limits.calls_per_s, self._clock()))
         return self._uses[name]

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 
 from fedward.common.errors import FedwardError, LinkError
+from fedward.common.statements import claims
 from fedward.common.wire import kinds
 from fedward.common.wire.link_pb2 import Beat, Header, Range, Signed
 from fedward.common.wire.link_pb2_grpc import LinkServicer, add_LinkServicer_to_server
@@ -108,9 +109,25 @@ class LinkService(LinkServicer):
         method = self._methods.get(header.kind)
         if method is None:
             raise LinkError(f"a site does not ask for {header.kind}", hint="upgrade both sides")
-        self._door.asks(peer, header.kind)
+        if not takes_back(header.kind, body):
+            self._door.asks(peer, header.kind)
         question = Question(peer.name, header.kind, body, header, request.SerializeToString())
         return await self._door.aside(method, question)
+
+
+def takes_back(kind: str, body: Mapping[str, Any]) -> bool:
+    """Whether a question is a decision that allows nothing: that is never one too many.
+
+    It protects patients, and must not wait behind what a site asked before. There is no more to do
+    for it than to take back what was allowed, and each approval is counted.
+    """
+    said = body.get("decision")
+    if kind != kinds.DECIDE or not isinstance(said, str):
+        return False
+    try:
+        return claims(said.encode()).get("choice") in ("withdraw", "refuse")
+    except (FedwardError, UnicodeEncodeError):
+        return False
 
 
 def add_service(service: LinkService, server: grpc.aio.Server) -> None:
