@@ -40,4 +40,4 @@ def parse_alone(*args: Any, **kwargs: Any) -> Any:
 
 
 if AFFECTED:
-    ast.parse = parse_alone  # type: ignore[assignment]
+    ast.parse = parse_alone
