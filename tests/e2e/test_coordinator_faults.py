@@ -1,4 +1,4 @@
-"""The server is killed at its most delicate moments, and disks are full: then it goes on."""
+"""The server is killed at its most delicate moments, disks are full, it errs: then it goes on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import pytest
 
 from fedward.server.registry import Registry, State
 from fedward.simulations.rehearsal.federation import Federation, command
+from fedward.simulations.rehearsal.services import Service
 
+from .conftest import QUIET
 from .federated import (
     approve_everywhere,
     check_run,
@@ -107,3 +109,48 @@ def complains(federation: Federation, where: str) -> bool:
     lines = service.output.read_text().splitlines()
     assert service.alive
     return sum("cannot write" in line for line in lines) >= TIMES
+
+
+DEFECT = """
+from fedward.server import rounds
+
+real, due = rounds.aggregate, [2, 3]
+
+
+def aggregate(strategy, number, *others):
+    if number in due:
+        due.remove(number)
+        raise SystemError("patient 17")
+    return real(strategy, number, *others)
+
+
+rounds.aggregate = aggregate
+"""
+"""In a server that loads it, an error that nothing foresees ends two rounds of their first time."""
+
+
+def test_a_run_goes_on_by_itself_after_defects_of_the_server(tmp_path: Path) -> None:
+    def before(federation: Federation) -> None:
+        folder = tmp_path / "defect"
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(DEFECT)
+        federation.server = Service(
+            ["server", "run", str(federation.consortium)],
+            folder=tmp_path / "output",
+            name="server",
+            environment={**QUIET, "PYTHONPATH": str(folder)},
+        )
+
+    with running(tmp_path, study_text(rounds=4), before=before) as federation:
+        federation.submit()
+        approve_everywhere(federation)
+        run = released(federation, within_s=LIMIT_S)
+        federation.stop()
+    check_run(federation, run, everybody=True)
+    assert difference(federation, run) == 0.0
+    log = entries(federation.consortium / "audit.log")
+    reasons = [entry["facts"]["reason"] for entry in log if entry["kind"] == "run goes on"]
+    assert len(reasons) == 2
+    assert all("SystemError at rounds.py, line " in reason for reason in reasons)
+    for place in (federation.consortium / "audit.log", federation.server.output):
+        assert "patient 17" not in place.read_text()

@@ -6,7 +6,7 @@ import re
 import runpy
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from fedward.common.models.bundle import load_bundle
 from fedward.common.study import study_hash
 from fedward.server.carrier import Order
 from fedward.server.checkpoints import CheckpointFolder, RunState
+from fedward.server.conductor import Hooks
 from fedward.server.execution import Patience
 from fedward.server.registry import Choice, State
 from fedward.simulations.engines.flaky import Fault, refused
@@ -39,8 +40,10 @@ def consortium(tmp_path: Path) -> Consortium:
 def serve(consortium: Consortium) -> Iterator[Callable[..., Service]]:
     services: list[Service] = []
 
-    def make(carrier: LoopCarrier, patience: Patience | None = None) -> Service:
-        services.append(Service(consortium, carrier, patience))
+    def make(
+        carrier: LoopCarrier, patience: Patience | None = None, hooks: Hooks | None = None
+    ) -> Service:
+        services.append(Service(consortium, carrier, patience, hooks))
         return services[-1]
 
     yield make
@@ -352,17 +355,63 @@ def test_two_runs_at_once(consortium: Consortium, serve: Callable[..., Service])
         assert same(final(consortium, run.id).weights, expected(study))
 
 
-def test_a_defect_fails_the_run_without_its_words(
+class Defects:
+    """Answers that the server has no words for; how many of them it met.
+
+    Args:
+        after: there is one while this many rounds are counted, once for each time it stands here.
+    """
+
+    def __init__(self, after: Iterable[int]) -> None:
+        self._after = list(after)
+        self.met = 0
+
+    def answered(self, service: Service) -> None:
+        (run,) = service.registry.runs()
+        if run.round in self._after:
+            self._after.remove(run.round)
+            raise KeyError("patient 17")
+
+    def meet(self) -> None:
+        self.met += 1
+
+
+def is_named(reason: str) -> bool:
+    form = r"this is a defect in fedward: KeyError at \w+\.py, line \d+"
+    return re.fullmatch(form, reason) is not None
+
+
+def test_a_run_goes_on_after_defects_as_long_as_it_gets_further(
     consortium: Consortium, serve: Callable[..., Service]
 ) -> None:
-    study = a_study()
+    study = a_study(training={"rounds": 4})
     carrier = LoopCarrier(consortium, study)
-
-    def fail(_site: str) -> None:
-        raise KeyError("patient 17")
-
-    carrier.answered = fail
-    service = serve(carrier)
+    defects = Defects(after=[0, 1, 3])
+    service = serve(carrier, hooks=Hooks(defect=defects.meet))
+    carrier.answered = lambda _site: defects.answered(service)
     service.approve(service.offer(study))
-    reason = service.until(State.FAILED).reason
-    assert re.fullmatch(r"this is a defect in fedward: KeyError at \w+\.py, line \d+", reason)
+    run = service.until(State.RELEASED, State.FAILED)
+    assert (run.state, run.round, run.reason) == (State.RELEASED, 4, "")
+    assert defects.met == 3
+    assert same(final(consortium, run.id).weights, expected(study))
+    said = [e for e in service.audit.entries() if e.kind == "run goes on"]
+    assert len(said) == 3
+    assert all(is_named(str(entry.facts["reason"])) for entry in said)
+
+
+def test_a_defect_that_comes_again_fails_the_run_without_its_words(
+    consortium: Consortium, serve: Callable[..., Service]
+) -> None:
+    study = a_study(training={"rounds": 3})
+    carrier = LoopCarrier(consortium, study)
+    defects = Defects(after=[1, 1])
+    service = serve(carrier, hooks=Hooks(defect=defects.meet))
+    carrier.answered = lambda _site: defects.answered(service)
+    service.approve(service.offer(study))
+    run = service.until(State.FAILED)
+    assert is_named(run.reason)
+    assert (run.round, carrier.carried, defects.met) == (1, 2, 2)
+    service.registry.resume(run.id)
+    assert service.until(State.RELEASED, run=run.id).reason == ""
+    kinds_ = [entry.kind for entry in service.audit.entries()]
+    assert kinds_.count("run goes on") == kinds_.count("run failed") == 1

@@ -27,8 +27,10 @@ def test_rounds(metrics: ServerMetrics) -> None:
     metrics.round_done(20.0)
     metrics.round_done(None)
     metrics.round_failed()
+    metrics.defect()
     assert value(metrics, "rounds_total") == 3
     assert value(metrics, "rounds_failed_total") == 1
+    assert value(metrics, "defects_total") == 1
     assert value(metrics, "round_seconds_sum") == 22.0
     assert value(metrics, "round_seconds_bucket", le="3.0") == 1
 

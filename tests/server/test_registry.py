@@ -352,6 +352,26 @@ def test_rounds_after_the_checkpoint_are_done_again(registry: Registry) -> None:
     assert registry.record_round(run, a_round(2, model_sha256="e" * 64)) is True
 
 
+def test_a_run_goes_on_after_a_defect_if_it_got_further(registry: Registry, url: str) -> None:
+    run = started(registry)
+    registry.note("run goes on", run="another", after=7)
+    assert registry.go_on(run, "a defect") is True
+    assert registry.go_on(run, "a defect") is False
+    registry.record_round(run, a_round())
+    with Registry.open(url) as again:  # a service that was started anew knows
+        assert again.go_on(run, "another") is True
+        assert again.go_on(run, "another") is False
+    registry.rewind(run, 0)
+    assert registry.go_on(run, "another") is False
+    noted = [e.facts for e in registry.events(run=run) if e.kind == "run goes on"]
+    assert noted == [
+        {"run": run, "after": 0, "reason": "a defect"},
+        {"run": run, "after": 1, "reason": "another"},
+    ]
+    with pytest.raises(StateError):
+        registry.go_on("nobody", "a defect")
+
+
 def test_what_is_no_number_is_null(registry: Registry) -> None:
     run = started(registry)
     figures = {"overall": {"auroc": float("nan"), "rmse": float("inf"), "f1": 0.25}}

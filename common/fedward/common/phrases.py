@@ -22,6 +22,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import fedward.common.parsing  # noqa: F401  (`ast.parse` in several threads)
+
 GAP = "…"
 _PREFIX = "fedward."
 _LONGEST = 1000

@@ -42,6 +42,7 @@ class Hooks:
         heads_seen: ends of sites' logs were put on record with a round.
         round_done: a round of a run was counted.
         round_failed: a round was given up: too few sites, or its model could not be used.
+        defect: a run met a defect of fedward.
     """
 
     roster_changed: Callable[[], None] = lambda: None
@@ -49,6 +50,7 @@ class Hooks:
     heads_seen: Callable[[Sequence[LogHead]], None] = lambda _heads: None
     round_done: Callable[[str, int], None] = lambda _run, _number: None
     round_failed: Callable[[], None] = lambda: None
+    defect: Callable[[], None] = lambda: None
 
 
 class Conductor:
@@ -223,6 +225,7 @@ class Conductor:
             receipts=receipts,
             patience=self._patience,
             make_weights=self._make_weights,
+            on_defect=self._hooks.defect,
         )
         self._executions[run.id] = execution
         self._pauses.pop(run.id, None)

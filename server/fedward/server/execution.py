@@ -1,9 +1,11 @@
 """One run in a thread of its own: wait for sites, do the rounds, release; or say why not.
 
 A run does not fail because sites are away: it waits for the study's quorum, and tries a round that
-too few answered again. Nor because a disk is full: it goes on when there is room. It fails, with
-its reason on record, when the sites that are there refuse, when training diverges, or when nobody
-came for as long as `Patience` says. Whatever happens, the last checkpoint stays and the run can be
+too few answered again. Nor because a disk is full: it goes on when there is room. Nor because of a
+defect of ours that does not come again: it goes on from its last checkpoint, as it would if the
+service had been killed there. It fails, with its reason on record, when the sites that are there
+refuse, when training diverges, when nobody came for as long as `Patience` says, or when a defect
+keeps it from getting further. Whatever happens, the last checkpoint stays, and the run can be
 resumed.
 """
 
@@ -82,6 +84,7 @@ class Execution:
         receipts: signed replies.
         patience: with sites that are away.
         make_weights: makes the weights that training starts from.
+        on_defect: is called when the run met a defect of fedward, whatever follows.
     """
 
     def __init__(
@@ -99,6 +102,7 @@ class Execution:
         receipts: Receipts,
         patience: Patience | None = None,
         make_weights: FirstWeights = first_weights_in_subprocess,
+        on_defect: Callable[[], None] = lambda: None,
     ) -> None:
         self.run = run
         self._study = study
@@ -113,6 +117,7 @@ class Execution:
         self._receipts = receipts
         self._patience = patience or Patience()
         self._make_weights = make_weights
+        self._on_defect = on_defect
         self._wake = threading.Event()
         self._stop = self._halt = False
         self._spent: frozenset[str] = frozenset()
@@ -167,8 +172,9 @@ class Execution:
         except BaseException as error:  # noqa: BLE001  (entry point of a thread)
             # Not its text: it may quote what it was working on.
             kind = f"{type(error).__name__} {place_of(error)}"
-            logger.critical("a defect ended a run", extra={"facts": {**facts, "error": kind}})
-            self._end(State.FAILED, f"this is a defect in fedward: {kind}")
+            logger.critical("a run met a defect", extra={"facts": {**facts, "error": kind}})
+            self._on_defect()
+            self._go_on_or_fail(f"this is a defect in fedward: {kind}")
 
     def _tidy(self) -> None:
         """Remove what a killed service left half-written: now nobody writes for this run."""
@@ -199,6 +205,22 @@ class Execution:
         self.recorded = True
         facts = {"run": self.run.id, "state": state.value, "reason": reason}
         logger.info("a run ended", extra={"facts": facts})
+
+    def _go_on_or_fail(self, reason: str) -> None:
+        """Leave the run to be taken up again, unless a defect stopped it here before."""
+        try:
+            goes_on = self._registry.go_on(self.run.id, reason)
+            if goes_on:
+                self._audit.append("run goes on", run=self.run.id, reason=reason)
+        except FedwardError as error:
+            # It stays active and is taken up again, as above.
+            facts = {"run": self.run.id, "error": str(error)}
+            logger.error("a defect could not be put on record", extra={"facts": facts})
+            return
+        if goes_on:
+            self.waiting_for = f"{reason}; the run goes on by itself"
+        else:
+            self._end(State.FAILED, reason)
 
     def _rounds(self) -> RunState:
         try:

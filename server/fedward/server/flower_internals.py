@@ -16,6 +16,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run as Run
 from flwr.supercore.task_identity import TaskIdentity
 
+import fedward.common.parsing  # noqa: F401  (Flower's arrays parse their headers in each thread)
+
 SERVER_NODE_ID = 1
 """Node id of the server in carriers of our own."""
 

@@ -29,6 +29,7 @@ class ServerMetrics(Figures):
         self._runs = self.gauge("runs", "Runs, by the state that they are in.", "state")
         self._rounds = self.counter("rounds", "Rounds that were completed.")
         self._failed = self.counter("rounds_failed", "Rounds that were given up.")
+        self._defects = self.counter("defects", "Defects of fedward that runs met.")
         self._seconds = Histogram(
             "fedward_server_round_seconds",
             "How long completed rounds took.",
@@ -56,3 +57,7 @@ class ServerMetrics(Figures):
     def round_failed(self) -> None:
         """A round was given up: too few sites, or its model could not be used."""
         self._failed.inc()
+
+    def defect(self) -> None:
+        """A run met a defect of fedward, and went on after it or failed."""
+        self._defects.inc()

@@ -227,6 +227,7 @@ class Service:
                 heads_seen=self._desk.remember,
                 round_done=self._round_done,
                 round_failed=self._metrics.round_failed,
+                defect=self._metrics.defect,
             ),
             patience=self._options.patience,
         )

@@ -1,4 +1,4 @@
-"""Ends of the sites' logs, as they were seen; who signed them; and what happened."""
+"""Ends of the sites' logs, as they were seen; who signed them; and what happened, to runs too."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from fedward.server.registry.runs import RunRecords
 from fedward.server.registry.tables import CountersignatureRow, EventRow, HeadRow
 
 MOST_EVENTS = 1000
+_WENT_ON = "run goes on"
 
 
 class HeadRecords(RunRecords):
@@ -111,6 +112,29 @@ class HeadRecords(RunRecords):
         """Write down that something happened; facts are JSON-safe and not private."""
         with self._changes() as session:
             self._note(session, kind, **facts)
+
+    def go_on(self, run: str, reason: str) -> bool:
+        """Let a run go on by itself after a defect, if it got further since the last time; note it.
+
+        Args:
+            run: which; it stays as it is.
+            reason: what the defect was, without anything private.
+
+        Returns:
+            Whether it may: always the first time, then only after another round was counted.
+
+        Raises:
+            StateError: there is no such run.
+        """
+        query = select(EventRow.facts).where(EventRow.kind == _WENT_ON).order_by(EventRow.id.desc())
+        with self._changes() as session:
+            now = self._run(session, run).round
+            found = (facts["after"] for facts in session.scalars(query) if facts["run"] == run)
+            last = next(found, None)
+            if last is not None and now <= last:
+                return False
+            self._note(session, _WENT_ON, run=run, after=now, reason=reason)
+            return True
 
     def events(
         self, *, after: int = 0, limit: int = MOST_EVENTS, **where: str
