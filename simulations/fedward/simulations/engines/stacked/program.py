@@ -11,16 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedward.simulations.engines.stacked.layers import (
-    Convolution,
     Dense,
     Flat,
     Layer,
     Pooling,
     Rectifier,
-    Scale,
     Shared,
     Trained,
 )
+from fedward.simulations.engines.stacked.pictures import Convolution, Scale
 
 _ALONE: tuple[type[nn.Module], ...] = (
     nn.AvgPool2d,
