@@ -175,7 +175,7 @@ class Service:
         patience: Patience | None = None,
         hooks: Hooks | None = None,
     ) -> None:
-        self.consortium = consortium
+        self.consortium, self.carrier = consortium, carrier
         folder = consortium.folder
         self.registry = Registry.open(folder / "registry.sqlite")
         self.roster = RosterFile(folder / "roster.json", consortium.root_pem)

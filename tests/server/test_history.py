@@ -5,16 +5,28 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import resource
+import tempfile
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fedward.common.errors import OutputError, RoundError
 from fedward.server.checkpoints import HISTORY, CheckpointFolder, RunState
-from fedward.server.history import Drift, History, HistoryFile, Mark, RoundRecord
+from fedward.server.history import (
+    CheckpointUnavailable,
+    Drift,
+    History,
+    HistoryFile,
+    Mark,
+    RoundRecord,
+)
 
 
 def record(number: int) -> RoundRecord:
@@ -117,9 +129,145 @@ def test_no_changed_byte_goes_unnoticed(tmp_path: Path) -> None:
         if place >= last:  # the state before the last does not need it
             check(newest(tmp_path), 2)
             continue
-        with pytest.raises(RoundError, match="start again without --resume"):
+        with pytest.raises(RoundError, match="is not what was written: start again without"):
             newest(tmp_path)
     file.write_bytes(content)
+    check(newest(tmp_path), 3)
+
+
+class Copy:
+    """Another copy of a history, as a registry has it."""
+
+    def __init__(self, *lines: bytes) -> None:
+        self._lines = lines
+        self.rebuilt: list[int] = []
+
+    def lines(self) -> tuple[bytes, ...]:
+        return self._lines
+
+    def on_rebuilding(self, rounds: int) -> None:
+        self.rebuilt.append(rounds)
+
+
+def whole(rounds: int) -> list[bytes]:
+    return [record(number + 1).line() for number in range(rounds)]
+
+
+def bits(content: bytes, *places: int) -> bytes:
+    """With some bits changed."""
+    spoilt = bytearray(content)
+    for place in places:
+        spoilt[place // 8 % len(content)] ^= 1 << place % 8
+    return bytes(spoilt)
+
+
+DAMAGES = st.one_of(
+    st.lists(st.integers(0, 10**6), min_size=1, max_size=5, unique=True).map(
+        lambda places: lambda content: bits(content, *places)
+    ),
+    st.integers(0, 10**4).map(lambda kept: lambda content: content[: kept % len(content)]),
+    st.just(lambda _content: b""),
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(rounds=st.integers(1, 5), damage=DAMAGES)
+def test_a_damaged_history_is_made_whole_from_its_copy_or_goes_back_or_is_refused(
+    rounds: int, damage: Callable[[bytes], bytes]
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run(CheckpointFolder(folder), rounds)
+        file = folder / HISTORY
+        content = file.read_bytes()
+        spoilt = damage(content)
+        file.write_bytes(spoilt)
+        copy = Copy(*whole(rounds), b"a round that no checkpoint has\n")
+        found = CheckpointFolder(folder, copy).newest()
+        assert found is not None
+        check(found, rounds)
+        assert file.read_bytes() == content
+        assert copy.rebuilt == ([rounds] if spoilt != content else [])
+        # Without a copy: as it was, or the round before with all of its history, or not at all.
+        file.write_bytes(spoilt)
+        before = len(b"".join(whole(rounds - 1)))
+        if spoilt == content or (rounds > 1 and spoilt[:before] == content[:before]):
+            check(newest(folder), rounds if spoilt == content else rounds - 1)
+            return
+        with pytest.raises(RoundError, match=r"no checkpoint in .* can be read"):
+            newest(folder)
+        assert file.read_bytes() == spoilt
+
+
+@pytest.mark.parametrize("wrong", ["other", "short", "none"])
+def test_a_copy_that_is_not_what_was_written_is_not_taken(wrong: str, tmp_path: Path) -> None:
+    run(CheckpointFolder(tmp_path), 3)
+    file = tmp_path / HISTORY
+    spoilt = bits(file.read_bytes(), 100)
+    file.write_bytes(spoilt)
+    lines = whole(3)
+    lines[0] = record(7).line()
+    copy = Copy(*{"other": lines, "short": lines[1:], "none": []}[wrong])
+    with pytest.raises(RoundError, match="the registry has no whole copy: put back a copy of"):
+        CheckpointFolder(tmp_path, copy).newest()
+    assert file.read_bytes() == spoilt
+    assert copy.rebuilt == []
+
+
+def test_rounds_without_a_copy_are_taken_from_the_file_itself(tmp_path: Path) -> None:
+    """An older fedward counted them without their lines."""
+    run(CheckpointFolder(tmp_path), 4)
+    file = tmp_path / HISTORY
+    content = file.read_bytes()
+    copy = Copy(b"", b"", *whole(4)[2:])
+    file.write_bytes(content[:-20])
+    found = CheckpointFolder(tmp_path, copy).newest()
+    assert found is not None
+    check(found, 4)
+    assert file.read_bytes() == content
+    file.write_bytes(bits(content, 100))
+    with pytest.raises(RoundError, match="the registry has no whole copy"):
+        CheckpointFolder(tmp_path, copy).newest()
+
+
+@pytest.mark.parametrize("name", [HISTORY, "round-000003.safetensors"])
+@pytest.mark.parametrize("kind", ["folder", "loop"])
+def test_what_cannot_be_read_is_not_taken_for_damaged(kind: str, name: str, tmp_path: Path) -> None:
+    """Neither goes a run back a round, nor is its history written anew."""
+    run(CheckpointFolder(tmp_path), 3)
+    path, aside = tmp_path / name, tmp_path / "aside"
+    path.rename(aside)
+    path.mkdir() if kind == "folder" else path.symlink_to(name)
+    copy = Copy(*whole(3))
+    for folder in (CheckpointFolder(tmp_path), CheckpointFolder(tmp_path, copy)):
+        with pytest.raises(CheckpointUnavailable, match=f"cannot read {name} now: try again"):
+            folder.newest()
+    assert copy.rebuilt == []
+    path.rmdir() if kind == "folder" else path.unlink()
+    if name == HISTORY:  # which is what the message says can be done
+        found = CheckpointFolder(tmp_path, copy).newest()
+        assert found is not None
+        check(found, 3)
+    else:
+        check(newest(tmp_path), 2)
+    aside.rename(path)
+    check(newest(tmp_path), 3)
+
+
+def test_too_many_open_files_are_no_lost_run(tmp_path: Path) -> None:
+    """Not even an empty folder: a run would begin anew."""
+    state = run(CheckpointFolder(tmp_path), 3)
+    free = os.open(tmp_path, os.O_RDONLY)
+    os.close(free)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        with pytest.raises(CheckpointUnavailable, match="too many files are open, try again"):
+            newest(tmp_path)
+        with pytest.raises(CheckpointUnavailable, match=r"cannot read history\.jsonl now"):
+            list(state.history)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     check(newest(tmp_path), 3)
 
 

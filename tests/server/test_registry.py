@@ -458,8 +458,26 @@ def test_a_newer_registry_is_refused(url: str) -> None:
     with engine.begin() as connection:
         connection.execute(text("UPDATE schema_version SET version = 99"))
     engine.dispose()
-    with pytest.raises(StateError, match="has version 99, this fedward knows 1"):
+    with pytest.raises(StateError, match="has version 99, this fedward knows 2"):
         Registry.open(url)
+
+
+def test_a_registry_of_an_older_fedward_is_upgraded(url: str) -> None:
+    """As version 1 had it: rounds without the lines of their histories."""
+    with Registry.open(url) as registry:
+        run = started(registry)
+        registry.record_round(run, a_round(1))
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE rounds DROP COLUMN line"))
+        connection.execute(text("UPDATE schema_version SET version = 1"))
+    for _ in range(2):  # once, and then it is as new
+        with Registry.open(url) as registry:
+            registry.record_round(run, a_round(2, line='{"cosine": NaN}\n'))
+            assert [r.line for r in registry.rounds(run)] == ["", '{"cosine": NaN}\n']
+    with engine.begin() as connection:
+        assert connection.scalar(text("SELECT version FROM schema_version")) == 2
+    engine.dispose()
 
 
 def test_a_method_that_fails_changes_nothing(registry: Registry) -> None:

@@ -3,7 +3,8 @@
 What happened in each round is kept beside the states, see `history`; a state knows its share of it.
 
 A run that is stopped, for whatever reason, continues from its newest checkpoint to the same final
-model as an unbroken run.
+model as an unbroken run. What is damaged is told from what cannot be read at the moment: only a
+damaged checkpoint is passed over for the one before it.
 """
 
 from __future__ import annotations
@@ -23,17 +24,23 @@ from fedward.common.errors import RoundError
 from fedward.common.files import output_error, write_atomic
 from fedward.common.tensors import Weights
 from fedward.server import tensor_file
-from fedward.server.history import History, HistoryFile, Mark, RoundRecord
+from fedward.server.history import (
+    CheckpointUnavailable,
+    History,
+    HistoryDamaged,
+    HistoryFile,
+    Mark,
+    RoundRecord,
+    Spare,
+    unavailable,
+)
 from fedward.server.model_hash import MODEL, model_hash
 
 _WEIGHTS = "weights/"
 _STRATEGY = "strategy/"
 HISTORY = "history.jsonl"
 """Name of the file beside the states."""
-_NOT_READ = (
-    *(OSError, KeyError, TypeError, ValueError, AttributeError, MemoryError),
-    RoundError,  # of its history
-)
+_DAMAGED = (FileNotFoundError, KeyError, TypeError, ValueError, AttributeError)
 KEEP = 2
 """Newest checkpoints that are kept: the last, and one more should the disk lose it."""
 
@@ -98,10 +105,12 @@ class CheckpointFolder:
 
     Args:
         folder: is made when the first state is saved.
+        spare: another copy of the history, that a damaged one is made whole from.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, spare: Spare | None = None) -> None:
         self._folder = folder
+        self._spare = spare
         self._history = HistoryFile(folder / HISTORY)
 
     def save(self, state: RunState) -> RunState:
@@ -109,7 +118,7 @@ class CheckpointFolder:
 
         Raises:
             OutputError: the disk is full or not writable; older states are untouched.
-            RoundError: somebody shortened the history.
+            HistoryDamaged: somebody shortened the history.
         """
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -133,32 +142,59 @@ class CheckpointFolder:
         digest = _digest(text, _known_hash(state) or model_hash(state.weights), tensors)
         pieces = tensor_file.pieces(tensors, {"state": text, "digest": digest})
         write_atomic(self._folder / f"round-{state.round:06d}.safetensors", pieces)
-        for old in self._files()[:-KEEP]:
-            with suppress(OSError):  # one checkpoint too many does no harm
+        with suppress(OSError, CheckpointUnavailable):  # one checkpoint too many does no harm
+            for old in self._files()[:-KEEP]:
                 old.unlink()
         return replace(state, history=history)
 
     def newest(self) -> RunState | None:
-        """Read the newest state that can be read.
+        """Read the newest state that is whole.
 
         Raises:
-            RoundError: there are checkpoints, but none can be read.
+            RoundError: there are checkpoints, but none is whole.
+            CheckpointUnavailable: one that may be whole cannot be read now.
+            FedwardError: what a damaged history is made whole from refuses.
         """
-        files = self._files()
+        files, also = self._files(), ""
         for path in reversed(files):
             try:
-                return _read(path, self._history)
-            except _NOT_READ:
+                state, mark = _read(path)
+                return replace(state, history=self._whole_history(mark))
+            except _DAMAGED:
                 continue  # half of `KEEP`'s purpose: the one before it is whole
+            except HistoryDamaged as error:
+                also = f", {error.problem}"
+            except (OSError, MemoryError) as error:
+                raise unavailable(path, error) from error
         if files:
-            raise RoundError(
-                f"no checkpoint in {self._folder.name} can be read",
-                hint="start again without --resume",
-            )
+            raise self._lost(also)
         return None
 
+    def _whole_history(self, mark: Mark) -> History:
+        try:
+            return History.load(self._history, mark)
+        except HistoryDamaged:
+            if self._spare is None:
+                raise
+            self._history.rebuild(mark, self._spare)
+        return History.load(self._history, mark)
+
+    def _lost(self, also: str) -> RoundError:
+        what = f"no checkpoint in {self._folder.name} can be read{also}"
+        if self._spare is None:
+            return RoundError(what, hint="start again without --resume")
+        return RoundError(
+            f"{what}{' and the registry has no whole copy' if also else ''}",
+            hint=f"put back a copy of {self._folder.name}, or offer a new version of the study",
+        )
+
     def _files(self) -> list[Path]:
-        return sorted(self._folder.glob("round-*.safetensors"))
+        try:
+            return sorted(p for p in self._folder.iterdir() if p.match("round-*.safetensors"))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise unavailable(self._folder, error) from error
 
 
 def _known_hash(state: RunState) -> str | None:
@@ -172,7 +208,8 @@ def _known_hash(state: RunState) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _read(path: Path, history: HistoryFile) -> RunState:
+def _read(path: Path) -> tuple[RunState, Mark]:
+    """A state without its history, and how far that belongs to it."""
     metadata, tensors = tensor_file.read(path)
     rest = json.loads(metadata["state"])
     weights = {key: tensors[_WEIGHTS + key] for key in rest["order"]}
@@ -183,17 +220,17 @@ def _read(path: Path, history: HistoryFile) -> RunState:
         for key, value in tensors.items()
         if key.startswith(_STRATEGY)
     }
-    return RunState(
+    state = RunState(
         study_hash=rest["study_hash"],
         round=rest["round"],
         weights=weights,
         transform=rest["transform"],
         site_weights=rest["site_weights"],
-        history=History.load(history, Mark(**rest["history"])),
         strategy=strategy,
         notes=rest["notes"],
         absent=rest["absent"],
     )
+    return state, Mark(**rest["history"])
 
 
 def _digest(text: str, model: str, tensors: Mapping[str, NDArray[Any]]) -> str:

@@ -35,6 +35,7 @@ from fedward.server.checkpoints import CheckpointFolder, RunState
 from fedward.server.empty_rounds import NothingTrained, Progress, check_trained
 from fedward.server.first_weights import first_weights_in_subprocess
 from fedward.server.flower_app import build_server_app
+from fedward.server.history import CheckpointUnavailable
 from fedward.server.journal import Journal, Receipts
 from fedward.server.preparation import FirstWeights
 from fedward.server.registry import Registry, RegistryUnavailable, Run, State
@@ -107,7 +108,7 @@ class Execution:
         self.run = run
         self._study = study
         self._folder = folder
-        self._checkpoints = CheckpointFolder(folder / _CHECKPOINTS)
+        self._checkpoints = CheckpointFolder(folder / _CHECKPOINTS, journal)
         self._registry = registry
         self._audit = audit
         self._carrier = carrier
@@ -162,10 +163,12 @@ class Execution:
             self._do()
         except (Halted, RegistryUnavailable):
             logger.info("a run pauses", extra={"facts": facts})
-        except OutputError as error:  # a full disk, most likely: somebody will make room
+        except (OutputError, CheckpointUnavailable) as error:
+            # A full disk, most likely: somebody will make room.
             self.waiting_for = str(error)
             facts["reason"] = str(error)
-            logger.error("a run pauses until it can write", extra={"facts": facts})
+            verb = "write" if isinstance(error, OutputError) else "read"
+            logger.error("a run pauses until it can %s", verb, extra={"facts": facts})
         except FedwardError as error:
             stopped = isinstance(error, Interrupted)
             self._end(State.STOPPED if stopped else State.FAILED, str(error))
@@ -226,7 +229,7 @@ class Execution:
         try:
             state = self._all_rounds()
             check_trained(state.history)
-        except (Interrupted, OutputError, RegistryUnavailable):
+        except (Interrupted, OutputError, RegistryUnavailable, CheckpointUnavailable):
             raise
         except FedwardError:
             self._journal.round_failed()

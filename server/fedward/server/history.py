@@ -7,11 +7,14 @@ first. So a round costs the same however many there were, and nobody holds them 
 
 Guarantee:
     What is read is what was written, up to the checkpoint's mark, or it is not read. Lines that no
-    checkpoint has (the process ended between the two) are cut off before the next is written.
+    checkpoint has (the process ended between the two) are cut off before the next is written. A
+    damaged file is made whole only from a copy that gives what was written, to the byte. A file
+    that cannot be read at the moment is no damaged one: nothing is concluded from that.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -19,15 +22,50 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, Protocol, overload
 
-from fedward.common.errors import RoundError
-from fedward.common.files import output_error
+from fedward.common.errors import RoundError, StateError
+from fedward.common.files import output_error, write_atomic
 
 _RECENT = 8
 """Records that stay in memory: the last rounds are looked at after each."""
+_AGAIN = "try again; if it stays so, move that file away"
+_HINTS = {
+    errno.EACCES: "permission is denied, let fedward read it",
+    errno.EPERM: "permission is denied, let fedward read it",
+    errno.EMFILE: "too many files are open, try again",
+    errno.ENFILE: "too many files are open, try again",
+    errno.ENOMEM: "memory is short, free some and try again",
+    errno.EIO: f"the disk reported an error, {_AGAIN}",
+}
+
+
+class HistoryDamaged(RoundError):  # noqa: N818  (what is the case)
+    """A history is not what was written."""
+
+
+class CheckpointUnavailable(StateError):  # noqa: N818  (a state of things, as of the registry)
+    """What was kept of a run cannot be read now; nothing says that it is lost."""
+
+
+def unavailable(path: Path, error: OSError | MemoryError) -> CheckpointUnavailable:
+    """Say that something cannot be read at the moment, and what to do."""
+    code = errno.ENOMEM if isinstance(error, MemoryError) else error.errno
+    return CheckpointUnavailable(f"cannot read {path.name} now", hint=_HINTS.get(code or 0, _AGAIN))
+
+
+class Spare(Protocol):
+    """Another copy of a run's history, kept elsewhere."""
+
+    def lines(self) -> Sequence[bytes]:
+        """Line by line, from round 1; empty for a round that it has no copy of."""
+        ...
+
+    def on_rebuilding(self, rounds: int) -> None:
+        """The history is about to be made whole from this copy, up to that round."""
+        ...
 
 
 class Drift(NamedTuple):
@@ -66,6 +104,10 @@ class RoundRecord:
         """JSON-safe form. Copies nothing that is such already, as `dataclasses.asdict` would."""
         return {**vars(self), "drift": {k: d._asdict() for k, d in self.drift.items()}}
 
+    def line(self) -> bytes:
+        """As it stands in the file."""
+        return json.dumps(self.to_dict()).encode() + b"\n"
+
 
 @dataclass(frozen=True)
 class Mark:
@@ -102,15 +144,15 @@ class HistoryFile:
 
         Raises:
             OutputError: the disk refuses.
-            RoundError: the file is shorter than the mark says.
+            HistoryDamaged: the file is shorter than the mark says.
         """
-        lines = [json.dumps(record.to_dict()).encode() + b"\n" for record in records]
+        lines = [record.line() for record in records]
         if not lines:
             return mark
         try:
             with self.path.open("ab") as file:
                 if file.tell() < mark.size:
-                    raise _unreadable(self.path)
+                    raise _damaged(self.path)
                 file.truncate(mark.size)
                 file.writelines(lines)
                 file.flush()
@@ -123,7 +165,8 @@ class HistoryFile:
         """Records up to a mark, one after the other.
 
         Raises:
-            RoundError: the file is not what the mark says; known at the last record only.
+            HistoryDamaged: the file is not what the mark says; known at the last record only.
+            CheckpointUnavailable: it cannot be read now.
         """
         found = Mark()
         try:
@@ -132,10 +175,36 @@ class HistoryFile:
                     for line in islice(file, mark.rounds):
                         found = found.then(line)
                         yield _record(json.loads(line))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _unreadable(self.path) from error
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _damaged(self.path) from error
+        except (OSError, MemoryError) as error:
+            raise unavailable(self.path, error) from error
         if found != mark:
-            raise _unreadable(self.path)
+            raise _damaged(self.path)
+
+    def rebuild(self, mark: Mark, spare: Spare) -> None:
+        """Write the file anew up to a mark, from a copy; rounds without one are taken from here.
+
+        Raises:
+            HistoryDamaged: that is not what was written; the file stays as it is.
+            CheckpointUnavailable: the file cannot be read now.
+            OutputError: the disk refuses.
+        """
+        copies, ours = spare.lines(), self._lines()
+        pairs = islice(zip_longest(copies, ours, fillvalue=b""), mark.rounds)
+        lines = [copy or own for copy, own in pairs]
+        if reduce(Mark.then, lines, Mark()) != mark:
+            raise _damaged(self.path)
+        spare.on_rebuilding(mark.rounds)
+        write_atomic(self.path, lines)
+
+    def _lines(self) -> list[bytes]:
+        try:
+            return self.path.read_bytes().splitlines(keepends=True)
+        except FileNotFoundError:
+            return []
+        except (OSError, MemoryError) as error:
+            raise unavailable(self.path, error) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +233,8 @@ class History(Sequence[RoundRecord]):
         """All records up to a mark, after they were looked at.
 
         Raises:
-            RoundError: the file is not what the mark says.
+            HistoryDamaged: the file is not what the mark says.
+            CheckpointUnavailable: it cannot be read now.
         """
         return cls(file, kept, tuple(deque(file.read(kept), _RECENT)))
 
@@ -177,7 +247,7 @@ class History(Sequence[RoundRecord]):
 
         Raises:
             OutputError: the disk refuses.
-            RoundError: the file is shorter than it was.
+            HistoryDamaged: the file is shorter than it was.
         """
         kept, fresh = (self.kept, self.fresh) if self.file == file else (Mark(), tuple(self))
         recent = (*self.recent, *self.fresh)[-_RECENT:]
@@ -220,5 +290,7 @@ def _record(data: dict[str, Any]) -> RoundRecord:
     )
 
 
-def _unreadable(path: Path) -> RoundError:
-    return RoundError(f"{path.name} is not what was written", hint="start again without --resume")
+def _damaged(path: Path) -> HistoryDamaged:
+    return HistoryDamaged(
+        f"{path.name} is not what was written", hint="start again without --resume"
+    )

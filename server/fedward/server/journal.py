@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -115,7 +116,7 @@ class Journal:
         self._audit.append("run resumed", run=self._run, after=state.round, taken_back=again)
         self._train_on(state.round)
         for record in state.history[self._registry.run(self._run).round :]:
-            self._registry.record_round(self._run, self._round(record))
+            self._registry.record_round(self._run, _counted(record, {}))
 
     def on_evaluating(self, number: int) -> None:
         """The sites are asked to judge the model."""
@@ -130,7 +131,8 @@ class Journal:
         ends: dict[str, Any] = {}
         for head in seen:
             ends.setdefault(head.site, {})[head.log] = {"length": head.length, "hash": head.hash}
-        counted = self._round(record, model=model, heads=ends)
+        notes = {MODEL: model}
+        counted = _counted(replace(record, notes=notes), ends)
         self._registry.record_round(self._run, counted, receipts=receipts, seen=seen)
         self._on_heads(seen)
         self._audit.append(
@@ -149,7 +151,16 @@ class Journal:
         else:
             self._registry.note("round without participants", run=self._run, round=record.round)
             self.round_failed()
-        return {MODEL: model}
+        return notes
+
+    def lines(self) -> list[bytes]:
+        """The registry's copy of the run's history; see `history.Spare`."""
+        return [found.line.encode() for found in self._registry.rounds(self._run)]
+
+    def on_rebuilding(self, rounds: int) -> None:
+        """The run's history is damaged, and about to be made whole from the registry."""
+        self._audit.append("history rebuilt", run=self._run, rounds=rounds)
+        self._registry.note("history rebuilt", run=self._run, rounds=rounds)
 
     def round_failed(self) -> None:
         """A round was given up."""
@@ -161,17 +172,23 @@ class Journal:
         if found.state is State.EVALUATING and number < found.rounds:
             self._registry.transition(self._run, State.RUNNING)
 
-    def _round(
-        self, record: RoundRecord, *, model: str = "", heads: dict[str, Any] | None = None
-    ) -> Round:
-        return Round(
-            round=record.round,
-            participants=record.participants,
-            refused=record.refused,
-            evaluation=record.evaluation,
-            model_sha256=model or str(record.notes.get(MODEL, "")),
-            heads=heads or {},
-        )
+
+def _counted(record: RoundRecord, heads: dict[str, Any]) -> Round:
+    """A round as the registry counts it.
+
+    Args:
+        record: as the run's history has it.
+        heads: ends of the sites' logs.
+    """
+    return Round(
+        round=record.round,
+        participants=record.participants,
+        refused=record.refused,
+        evaluation=record.evaluation,
+        model_sha256=str(record.notes.get(MODEL, "")),
+        heads=heads,
+        line=record.line().decode(),
+    )
 
 
 def read_receipt(evidence: bytes) -> tuple[Receipt, Header]:

@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import Connection, Engine, create_engine, event, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, select, text, update
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from fedward.common.errors import FedwardError, MissingExtraError, OutputError, StateError
-from fedward.server.registry.tables import VERSION, EventRow, SchemaRow, Table
+from fedward.server.registry.tables import UPGRADES, VERSION, EventRow, SchemaRow, Table
 
 BUSY_MS = 30_000
 """How long a method waits for another process that is writing."""
@@ -91,6 +91,11 @@ class Database:
                 session.add(SchemaRow(version=VERSION))
                 return
             version = session.scalar(select(SchemaRow.version)) or 0
+            while version in UPGRADES:
+                for statement in UPGRADES[version]:
+                    session.execute(text(statement))
+                version += 1
+                session.execute(update(SchemaRow).values(version=version))
             if version != VERSION:
                 raise StateError(
                     f"the registry has version {version}, this fedward knows {VERSION}",

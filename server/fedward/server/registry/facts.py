@@ -118,6 +118,7 @@ class Round:
         model_sha256: names the weights after it.
         heads: ends of logs that were on record then.
         at_ms: when it was recorded; 0 before.
+        line: all of its record, as the run's history has it; empty if an older fedward counted it.
     """
 
     round: int
@@ -127,6 +128,7 @@ class Round:
     model_sha256: str = ""
     heads: Mapping[str, Any] = field(default_factory=dict)
     at_ms: int = 0
+    line: str = ""
 
 
 @dataclass(frozen=True)

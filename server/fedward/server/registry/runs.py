@@ -212,6 +212,7 @@ class RunRecords(StudyRecords):
                     model_sha256=round_.model_sha256,
                     heads=dict(round_.heads),
                     at_ms=self._clock(),
+                    line=round_.line,
                 )
             )
             row.round = round_.round
@@ -312,6 +313,7 @@ def _round(row: RoundRow) -> Round:
         model_sha256=row.model_sha256,
         heads=row.heads,
         at_ms=row.at_ms,
+        line=row.line,
     )
 
 

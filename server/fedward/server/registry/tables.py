@@ -7,8 +7,10 @@ from typing import Any, ClassVar
 from sqlalchemy import JSON, BigInteger, ForeignKey, Integer, LargeBinary, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-VERSION = 1
+VERSION = 2
 """Of the tables; an older fedward refuses a newer one."""
+UPGRADES = {1: ("ALTER TABLE rounds ADD COLUMN line TEXT NOT NULL DEFAULT ''",)}
+"""Statements that make the next version of each."""
 FIRST_NODE = 2
 """Node ids begin here: 1 is the server."""
 
@@ -108,6 +110,7 @@ class RoundRow(Table):
     model_sha256: Mapped[str] = mapped_column(_Hash)
     heads: Mapped[dict[str, Any]]
     at_ms: Mapped[int]
+    line: Mapped[str] = mapped_column(Text, server_default="")
 
 
 class ReceiptRow(Table):
