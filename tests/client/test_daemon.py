@@ -122,9 +122,13 @@ class Ward:
         }
         return Assignment(**{**given, **changes})
 
-    def run(self, story: Callable[[Daemon, Trained], Awaitable[None]]) -> None:
+    def run(
+        self,
+        story: Callable[[Daemon, Any], Awaitable[None]],
+        make_pool: Callable[[], Any] = Trained,
+    ) -> None:
         async def go() -> None:
-            pool = Trained()
+            pool = make_pool()
             with AuditLog.open(self.home.audit_log, self.key) as log:
                 account = Account(self.home.ledger)
                 daemon = Daemon(

@@ -20,6 +20,7 @@ from fedward.common.errors import (
     LinkError,
     PrivacyError,
     RoundError,
+    RoundSpentError,
     SiteConfigError,
     TrainingError,
 )
@@ -347,6 +348,21 @@ def test_what_the_study_cannot_ask_is_refused(change: Any, last: int, tmp_path: 
     question = replace(asked(STUDY, tmp_path), **change)
     with pytest.raises(RoundError):
         gate(STUDY).check_task(question, last_round=last)
+
+
+@pytest.mark.parametrize("action", [records.TRAIN, records.EVALUATE])
+def test_a_round_that_is_over_and_was_paid_for_is_spent(action: str, tmp_path: Path) -> None:
+    """The server goes on without it; one that was not paid for may not be said to be spent."""
+    private = small_study(privacy={"mode": "dp", "epsilon": 3.0, "delta": 1e-3})
+    for study, paid, kind in (
+        (private, True, RoundSpentError),
+        (private, False, RoundError),
+        (STUDY, True, RoundError),
+    ):
+        question = asked(study, tmp_path, action)
+        with pytest.raises(kind, match="is over at this site"):
+            gate(study, paid=paid).check_task(question, last_round=2)
+        gate(study, paid=paid).check_task(question, last_round=1)
 
 
 @pytest.mark.parametrize(

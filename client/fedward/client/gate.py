@@ -23,7 +23,7 @@ import numpy as np
 
 from fedward.client.telling import may_be_told, reason_to_tell
 from fedward.common import records
-from fedward.common.errors import FedwardError, PrivacyError, RoundError
+from fedward.common.errors import FedwardError, PrivacyError, RoundError, RoundSpentError
 from fedward.common.metrics.counts import Counts, cell_shapes
 from fedward.common.preprocess.statistics import Statistics
 from fedward.common.study import Study, study_hash
@@ -38,7 +38,8 @@ _MOST_STATISTICS = 1 << 20
 """Elements of all sums together."""
 
 Paid = Callable[[str, int, str], bool]
-"""`(run, round, group)`: whether the ledger was charged for that; group as in `spending`."""
+"""`(run, round, group)`: whether the ledger was charged for that; group as in `spending`. For a
+reply: for that very reply. For a task: at all."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ class Gate:
             last_round: the highest round of the run that this site has answered, 0 for none.
 
         Raises:
+            RoundSpentError: a round that is over, and was paid for: its reply is not there any
+                more, or never was, or answered another task.
             RoundError: another study, an unknown action, a round that does not exist or is over,
                 or a body that says something else than its header.
             LinkError: the body cannot be read.
@@ -96,7 +99,7 @@ class Gate:
         if not (asked.round == 0 if early else 1 <= asked.round <= rounds):
             raise _refused("the server asked for a round that the study does not have")
         if not early and asked.round < last_round:
-            raise _refused("the server asked for a round that is over at this site")
+            raise self._over(asked)
         self.check_named(asked)
         with Body.open(asked.body) as body:
             told = 0 if early else asked.round
@@ -139,7 +142,25 @@ class Gate:
                 self._check_counts(body)
             else:
                 raise _stopped("answers something that sites do not do")
-        self._check_paid(asked)
+        if self._study.private and asked.action != records.INTRODUCE and not self._was_paid(asked):
+            raise PrivacyError(
+                "a reply was stopped, the ledger was not charged for it",
+                hint="see the site's log; do not restore an older ledger",
+            )
+
+    def _was_paid(self, asked: Question) -> bool:
+        group = "testing" if asked.action == records.EVALUATE else "training"
+        return self._paid(asked.run, asked.round, group)
+
+    def _over(self, asked: Question) -> RoundError | RoundSpentError:
+        # A server that lost its newest checkpoint asks again. Where a round was paid for, it must
+        # learn that nobody can do it any more, so that it does not ask for ever.
+        if self._study.private and self._was_paid(asked):
+            return RoundSpentError(
+                f"round {asked.round} is over at this site, and was paid for",
+                hint="a site does nothing twice; continue with the next round",
+            )
+        return _refused("the server asked for a round that is over at this site")
 
     def _check_introduction(self, body: Body) -> None:
         _check_keys(body, config={records.SITE}, metrics=set())
@@ -176,16 +197,6 @@ class Gate:
             raise _stopped("does not say what it releases")
         if released == 1.0:
             _check_cells(self._study, body)
-
-    def _check_paid(self, asked: Question) -> None:
-        if not self._study.private or asked.action == records.INTRODUCE:
-            return
-        group = "testing" if asked.action == records.EVALUATE else "training"
-        if not self._paid(asked.run, asked.round, group):
-            raise PrivacyError(
-                "a reply was stopped, the ledger was not charged for it",
-                hint="see the site's log; do not restore an older ledger",
-            )
 
 
 def refusal(error: FedwardError) -> Content:

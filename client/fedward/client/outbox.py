@@ -1,8 +1,9 @@
 """Replies on their way out: `state/outbox/<run>/`, each under the key of the task that it answers.
 
-A reply is there whole or not at all, whatever is killed when. It stays until the site has answered
-a later round, so that the same task, asked again, is answered by the same bytes; that also tells
-which rounds are over. A refusal stays until its receipt: asked anew, a site may have changed its
+A reply is there whole or not at all, whatever is killed when. It stays until the site has
+answered the round after the next, so that the same task, asked again, is answered by the same
+bytes: a server keeps two checkpoints, and may go back from the newest. Replies also tell which
+rounds are over. A refusal stays until its receipt: asked anew, a site may have changed its
 mind.
 
     ROUND.KEY.work     written by the training process, not seen by the gate yet
@@ -152,7 +153,7 @@ class Outbox:
         run = received.parent.name
         last = self.last_round(run)
         for path in (*self._replies(run), *received.parent.glob("*.asked")):
-            if 0 < _round(path) < last:
+            if 0 < _round(path) < last - 1:
                 with suppress(OSError):
                     path.unlink()
         return received

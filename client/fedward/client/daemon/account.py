@@ -77,11 +77,20 @@ class Account:
             spent[name] = max(spent.get(name, 0.0), *costs)
         return spent
 
-    def paid(self, study: str, run: str, number: int, group: str, reply: str) -> bool:
-        """Whether the ledger was charged for that round of that group, and for this very reply."""
+    def paid(self, study: str, run: str, number: int, group: str, reply: str | None = None) -> bool:
+        """Whether the ledger was charged for that round of that group, and for this very reply.
+
+        Args:
+            study: hash.
+            run: of the study.
+            number: of the round.
+            group: of patients.
+            reply: its SHA-256; None asks for any, also for one that was never finished.
+        """
         with self._lock:
             return any(
-                (found.entry.round, found.entry.group, found.reply) == (number, group, reply)
+                (found.entry.round, found.entry.group) == (number, group)
+                and reply in (None, found.reply)
                 for found in self._ledger.reservations(study, run)
             )
 

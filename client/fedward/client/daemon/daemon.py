@@ -201,7 +201,8 @@ class Daemon:
         question = _question(asked)
         # Before anything is paid for, the gate looks at what is asked.
         await asyncio.to_thread(self._check_task, study, question)
-        self._outbox.ask(work, asked.action)
+        if not study.private:  # what is asked of patients is bounded by the ledger there
+            self._outbox.ask(work, asked.action)
         place = self._place
         load = Load(str(place.folder), asked.study, asked.run, place.threads, place.patients_key)
         task = Do(asked.key, str(asked.body), asked.action, asked.round, str(work))
@@ -210,7 +211,10 @@ class Daemon:
         return await asyncio.to_thread(self._release, asked, study, question, work, done)
 
     def _check_task(self, study: Study, question: Question) -> None:
-        gate = Gate(study, site=self._place.site, paid=lambda _run, _round, _group: False)
+        def paid(run: str, number: int, group: str) -> bool:
+            return self._books.paid(question.study, run, number, group)
+
+        gate = Gate(study, site=self._place.site, paid=paid)
         gate.check_task(question, last_round=self._outbox.last_round(question.run))
 
     def _release(

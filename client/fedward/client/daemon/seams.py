@@ -58,8 +58,8 @@ class Books(Protocol):
         """
         ...
 
-    def paid(self, study: str, run: str, number: int, group: str, reply: str) -> bool:
-        """Whether the ledger was charged for that reply."""
+    def paid(self, study: str, run: str, number: int, group: str, reply: str | None = None) -> bool:
+        """Whether the ledger was charged for that reply, or for any if none is given."""
         ...
 
 
