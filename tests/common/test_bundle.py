@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -287,3 +288,22 @@ def test_study_from_json_inverts_canonical_json(name: str) -> None:
     for text in ("", "[]", "{}", "null"):
         with pytest.raises(ModelError, match="not one that this fedward knows"):
             study_from_json(text)
+
+
+def test_a_large_model_is_written_without_a_second_one_in_memory(tmp_path: Path) -> None:
+    """The largest moment of a server's run was its release, of a model and two copies."""
+    study = parse_study(TABULAR)
+    weights = {"large": np.ones((1500, 1500), np.float32)}
+    tracemalloc.start()
+    try:
+        write_bundle(
+            tmp_path / "model",
+            study=study,
+            weights=weights,
+            transform_json=TRANSFORM,
+            provenance=Provenance.of(study, simulated=True),
+        )
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < weights["large"].nbytes / 2  # a flag for each value: whether it is finite

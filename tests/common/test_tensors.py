@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from fedward.common.tensors import (
     flatten,
     from_safetensors,
     norm,
+    safetensors_pieces,
     to_safetensors,
     unflatten,
 )
@@ -55,6 +57,24 @@ def test_safetensors_round_trip_keeps_order_bits_and_shapes(given_weights: Weigh
     assert same(unpacked, given_weights)
     assert to_safetensors(unpacked) == packed
     assert all(array.flags.writeable for array in unpacked.values())
+
+
+@given(weights(st.floats(width=32)))
+def test_the_bytes_are_those_of_the_library(given_weights: Weights) -> None:
+    """Which copies a model twice to write it."""
+    library = safetensors.save(given_weights, {"order": json.dumps(list(given_weights))})
+    assert to_safetensors(given_weights) == library
+
+
+def test_a_model_is_packed_without_a_copy() -> None:
+    array = np.zeros((1000, 1000), np.float32)
+    tracemalloc.start()
+    try:
+        pieces = list(safetensors_pieces({"w": array}))
+        assert tracemalloc.get_traced_memory()[1] < array.nbytes / 10
+    finally:
+        tracemalloc.stop()
+    assert sum(len(piece) for piece in pieces[1:]) == array.nbytes
 
 
 def test_order_is_the_models_and_not_the_alphabets() -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from typing import Any
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
+from fedward.common import tensor_file
 from fedward.common.errors import ModelError, RoundError
 
 Weights = dict[str, NDArray[np.float32]]
@@ -146,15 +147,17 @@ def _dot(a: Weights, b: Weights) -> float:
 
 
 def to_safetensors(weights: Weights) -> bytes:
-    """Pack as safetensors; the same weights give the same bytes.
+    """Pack as safetensors; the same weights give the same bytes."""
+    return b"".join(safetensors_pieces(weights))
+
+
+def safetensors_pieces(weights: Weights) -> Iterator[bytes | memoryview]:
+    """The same piece by piece, so that no second model is held.
 
     The format sorts tensors by name, so their order travels in its metadata.
     """
-    # One metadata entry only: the library does not promise an order among several.
-    return safetensors.save(
-        {name: np.asarray(array, order="C") for name, array in weights.items()},
-        metadata={_ORDER: json.dumps(list(weights))},
-    )
+    arrays = {name: np.asarray(array, order="C") for name, array in weights.items()}
+    return tensor_file.pieces(arrays, {_ORDER: json.dumps(list(weights))})
 
 
 def from_safetensors(data: bytes) -> Weights:

@@ -20,10 +20,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fedward.common import tensor_file
 from fedward.common.errors import RoundError
 from fedward.common.files import output_error, write_atomic
 from fedward.common.tensors import Weights
-from fedward.server import tensor_file
 from fedward.server.history import (
     CheckpointUnavailable,
     History,

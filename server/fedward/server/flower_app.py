@@ -20,7 +20,7 @@ from fedward.common.errors import StudyError
 from fedward.common.files import write_atomic
 from fedward.common.preprocess import Transform
 from fedward.common.study import Study, load_study
-from fedward.common.tensors import Weights, to_safetensors
+from fedward.common.tensors import Weights, safetensors_pieces
 from fedward.server.checkpoints import CheckpointFolder, Checkpoints, RunState
 from fedward.server.first_weights import first_weights_in_subprocess
 from fedward.server.flower_internals import quieten
@@ -120,7 +120,7 @@ def write_outcome(folder: Path, outcome: Outcome) -> None:
         OutputError: the disk refuses.
     """
     history = [asdict(record) for record in outcome.history]
-    write_atomic(folder / "weights.safetensors", to_safetensors(outcome.weights))
+    write_atomic(folder / "weights.safetensors", safetensors_pieces(outcome.weights))
     write_atomic(folder / "preprocessing.json", outcome.transform.to_json())
     write_atomic(folder / "history.json", json.dumps(history, indent=1) + "\n")
 

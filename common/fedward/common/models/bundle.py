@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ from fedward.common.models.provenance import Provenance
 from fedward.common.models.state import build_module, set_weights
 from fedward.common.study.load import canonical_json, study_hash
 from fedward.common.study.schema import Study
-from fedward.common.tensors import Weights, from_safetensors, to_safetensors
+from fedward.common.tensors import Weights, from_safetensors, safetensors_pieces
 
 if TYPE_CHECKING:
     from torch import nn
@@ -110,18 +111,26 @@ def write_bundle(
     _check_finite(weights, hint="do not release a model that diverged")
     if provenance.study_hash != study_hash(study):
         raise ModelError("the provenance names another study", hint="take that of this study")
-    contents = {
-        WEIGHTS: to_safetensors(weights),
-        PREPROCESSING: transform_json.encode(),
-        STUDY: canonical_json(study).encode(),
-        PROVENANCE: provenance.to_json().encode(),
-        CARD: render_card(study, provenance, facts or CardFacts()).encode(),
+    # In pieces: a server that releases a large model must not hold it twice.
+    contents: dict[str, list[bytes | memoryview]] = {
+        WEIGHTS: list(safetensors_pieces(weights)),
+        PREPROCESSING: [transform_json.encode()],
+        STUDY: [canonical_json(study).encode()],
+        PROVENANCE: [provenance.to_json().encode()],
+        CARD: [render_card(study, provenance, facts or CardFacts()).encode()],
     }
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    digests = {name: _sha256(content) for name, content in contents.items()}
     with atomic_directory(directory) as building:
         for name, content in contents.items():
             write_atomic(building / name, content)
         write_atomic(building / MANIFEST, _manifest(digests))
+
+
+def _sha256(pieces: Iterable[bytes | memoryview]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def load_bundle(directory: Path) -> Bundle:
