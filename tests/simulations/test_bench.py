@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import io
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -156,6 +158,29 @@ def test_a_program_is_ended_with_all_that_it_started() -> None:
         assert process.stdout.readline() == "started\n"
         processes.end(process)
         assert process.stdout.read() == ""  # the end of the pipe: nobody has it open any more
+
+
+def test_who_is_told_to_stop_ends_what_it_started(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "hang.py").write_text(
+        "import sys, time\n"
+        "pipe = open(sys.argv[1] + '/pipe', 'w')\n"
+        "print('started', file=pipe, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    program = (
+        "from pathlib import Path\n"
+        "from fedward.simulations.bench import rivals\n"
+        "from fedward.simulations.bench.processes import run_rival\n"
+        f"rivals.folder = lambda: Path({str(tmp_path)!r})\n"
+        f"run_rival(rivals.Rival('hang', 'hang', 'hang.py', peer=False), Path({str(tmp_path)!r}))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program]) as process, pipe.open() as reading:
+        assert reading.readline() == "started\n"
+        process.terminate()
+        assert reading.read() == ""  # the end of the pipe: nobody has it open any more
+        assert process.wait() == 128 + signal.SIGTERM
 
 
 def test_peers_are_measured_where_they_are_and_without_privacy(tmp_path: Path) -> None:

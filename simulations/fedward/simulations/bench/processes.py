@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from fedward.common.errors import StateError
@@ -65,6 +67,7 @@ def run_product(folder: Path, engine: str, *, memory: bool = False) -> dict[str,
 
 def _run(what: str, command: Sequence[str], *, memory: bool = False) -> dict[str, Any]:
     with (
+        _stoppable(),
         tempfile.TemporaryFile() as said,
         subprocess.Popen(  # noqa: S603  (our own programs)
             command,
@@ -94,6 +97,24 @@ def _run(what: str, command: Sequence[str], *, memory: bool = False) -> dict[str
             )
     found: dict[str, Any] = json.loads(printed.splitlines()[-1])
     return {**found, "peak_mb": peak / 1e6} if memory else found
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Be told to stop as Ctrl-C tells it, by an exception: or what was started would go on."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {each: signal.signal(each, stop) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def end(process: subprocess.Popen[str]) -> None:
