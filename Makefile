@@ -7,6 +7,7 @@
 #   OUT          where `make demo` writes its report
 #   TESTARGS     more arguments for pytest
 #   WHEELHOUSE   where `make wheelhouse` puts what a machine without internet needs
+#   BENCHARGS    more arguments for `fedward bench` in `make bench-peers`
 
 SUPPORTED = import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -16,21 +17,26 @@ PIP_ARGS ?=
 OUT ?= OUT
 TESTARGS ?=
 WHEELHOUSE ?= wheelhouse
+BENCHARGS ?=
 
 BIN := .venv/bin
 READY := .venv/.ready
+PEERS := .venv-peers
 FOLDERS := server client common simulations
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+PEERS_PIP := $(PEERS)/bin/python -m pip install --disable-pip-version-check \
+	-c benchmarks/peers-constraints.txt $(PIP_ARGS)
 QUIET := FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
 # One thread per process: two test processes with two threads each fight for the same two cores.
 TEST := $(QUIET) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -o consider_namespace_packages=true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow check lint coverage format bench docs proto fuzz wheelhouse clean
+.PHONY: help setup demo test slow check lint coverage format bench bench-peers docs proto fuzz \
+	wheelhouse clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | \
-		awk -F '\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | \
+		awk -F '\t' '{ printf "  make %-11s %s\n", $$1, $$2 }'
 
 setup: $(READY)  ## install everything into .venv (the other targets do it by themselves)
 
@@ -72,6 +78,17 @@ format: $(READY)  ## put code into shape
 bench: $(READY)  ## reproduce the published federated figures beside ours
 	$(QUIET) $(BIN)/python benchmarks/flamby.py
 
+# torch first and pinned, as above. An environment of its own: see benchmarks/peers-constraints.txt.
+$(PEERS)/.ready: benchmarks/peers-constraints.txt
+	@test -x $(PEERS)/bin/python || "$(PYTHON)" -m venv $(PEERS)
+	@echo "installing pfl-research and Flower with Ray into $(PEERS)"
+	@$(PEERS_PIP) --quiet $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") torch==2.13.0
+	@$(PEERS_PIP) --quiet 'pfl[pytorch]' 'flwr[simulation]'
+	@touch $(PEERS)/.ready
+
+bench-peers: $(READY) $(PEERS)/.ready  ## measure simulations beside pfl-research and Flower on Ray
+	$(QUIET) $(BIN)/fedward bench --only W1 --only W2 --only W3 --peers $(PEERS) $(BENCHARGS)
+
 docs: $(READY)  ## regenerate docs/cli.md and docs/exit-codes.md, and check all links
 	$(BIN)/python docs/generate.py
 
@@ -94,7 +111,7 @@ FUZZ_SECONDS ?= 240
 fuzz: $(READY)  ## fuzz everything that reads bytes from others, FUZZ_SECONDS for each (an hour in all)
 	FEDWARD_FUZZ_S=$(FUZZ_SECONDS) $(TEST) -m slow tests/fuzz
 
-clean:  ## remove what was built, .venv and OUT included
-	rm -rf .venv "$(OUT)" wheelhouse build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache \
-		.ruff_cache .hypothesis .import_linter_cache
+clean:  ## remove what was built, both environments, BENCH and OUT included
+	rm -rf .venv $(PEERS) BENCH "$(OUT)" wheelhouse build dist htmlcov .coverage .coverage.* \
+		.pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find $(FOLDERS) tests -name __pycache__ -type d -prune -exec rm -rf {} +

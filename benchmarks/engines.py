@@ -1,21 +1,11 @@
-"""How fast simulations are, against a loop written by hand: `python benchmarks/engines.py`.
+"""How simulations grow: `python benchmarks/engines.py --scale` or `--grid`.
 
-Each run is a process of its own with one thread for torch. The product runs a whole study from a
-file, as `fedward simulate` does: the round loop with all its checks, a checkpoint and exact test
-metrics after every round, the report at the end. The bare loop (`bare_loop.py`) does the same
-training on the same rows and nothing else. They take turns, so that a busy machine hurts both.
+Each run is a process of its own with one thread for torch, and a whole study, as `fedward simulate`
+does it. How fast that is beside other programs is what `fedward bench` measures.
 
-A ratio is the median round of the bare loop by the median round of the product in the same turn;
-first rounds do not count for either. Printed are the median ratio over turns, the smallest and the
-largest; the same for the mean over all rounds of the product, in which the first one prepares and
-the last one evaluates at the sites; seconds until the first round is over, from the start of the
-process; and how well both models do on the same held-out rows.
-
-    python benchmarks/engines.py                      W1 … W5
-    python benchmarks/engines.py --only W1 W5 --engine loop --repeats 5
     python benchmarks/engines.py --scale              100, 1,000 and 10,000 sites
     python benchmarks/engines.py --grid               `loop` beside `auto`, for sizes of models
-    python benchmarks/engines.py --json engines.json  for other programs
+    python benchmarks/engines.py --grid --json grid.json
 """
 
 from __future__ import annotations
@@ -24,7 +14,6 @@ import argparse
 import json
 import os
 import statistics
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -32,10 +21,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from engines_data import MLP, WORKLOADS, Workload, write
-from engines_process import run_bare, run_product
+from fedward.simulations.bench.processes import run_product
+from fedward.simulations.bench.results import Spread
+from fedward.simulations.bench.workloads import MLP, Workload, write
 
 SCALE_SITES = (100, 1_000, 10_000)
 SCALE_ROWS = 50
@@ -49,59 +37,6 @@ _FLOPS = 1e10
 """A guess of what a core does in a second on such models, to know which runs to leave out."""
 
 
-def measure(load: Workload, engine: str, repeats: int, place: Path) -> dict[str, Any]:
-    """The product against the bare loop, taking turns."""
-    folder = write(load, place / load.name)
-    turns = [(run_bare(folder), run_product(folder, engine)) for _ in range(repeats)]
-    bare = [statistics.median(one["seconds"][1:]) for one, _ in turns]
-    ours = [statistics.median(one["seconds"]) for _, one in turns]
-    means = [one["mean_s"] for _, one in turns]
-    product = turns[-1][1]
-    return {
-        "workload": load.name,
-        "aim": load.aim,
-        "ratio": spread([b / o for b, o in zip(bare, ours, strict=True)]),
-        "ratio_of_means": spread([b / o for b, o in zip(bare, means, strict=True)]),
-        "bare_s": spread(bare),
-        "round_s": spread(ours),
-        "first_round_s": spread([one["first_round_s"] for _, one in turns]),
-        "whole_s": spread([one["whole_s"] for _, one in turns]),
-        "accuracy": statistics.mean(one["accuracy"] for _, one in turns),
-        "bare_accuracy": statistics.mean(one["accuracy"] for one, _ in turns),
-        "engine": product["engine"],
-        "why": product["why"],
-        "load": os.getloadavg()[0],
-    }
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, smallest and largest."""
-    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
-
-
-def compare(arguments: argparse.Namespace, place: Path) -> Iterator[dict[str, Any]]:
-    """All workloads, one line each."""
-    print(
-        f"{'':4}{'ratio':>7} {'least':>7} {'most':>7} {'aim':>5} {'all rounds':>11} {'bare ms':>9}"
-        f" {'ours ms':>9} {'1st s':>6} {'accuracy (bare)':>17} {'load':>5}  engine"
-    )
-    for load in WORKLOADS:
-        if arguments.only and load.name not in arguments.only:
-            continue
-        found = measure(load, arguments.engine, arguments.repeats, place)
-        ratio = found["ratio"]
-        print(
-            f"{load.name:4}{ratio['median']:7.2f} {ratio['least']:7.2f} {ratio['most']:7.2f}"
-            f" {load.aim or 0:5.1f} {found['ratio_of_means']['median']:11.2f}"
-            f" {found['bare_s']['median'] * 1e3:9.1f} {found['round_s']['median'] * 1e3:9.1f}"
-            f" {found['first_round_s']['median']:6.1f}"
-            f" {found['accuracy']:9.3f} ({found['bare_accuracy']:.3f})"
-            f" {found['load']:5.1f}  {found['engine']}: {found['why']}",
-            flush=True,
-        )
-        yield found
-
-
 def scale(arguments: argparse.Namespace, place: Path) -> Iterator[dict[str, Any]]:
     """Time per site and round, and memory, as sites become many."""
     print(f"{'sites':>6} {'µs/site':>8} {'least':>8} {'1st s':>7} {'whole s':>8} {'peak MB':>8}")
@@ -111,10 +46,10 @@ def scale(arguments: argparse.Namespace, place: Path) -> Iterator[dict[str, Any]
         turns = [
             run_product(folder, arguments.engine, memory=True) for _ in range(arguments.repeats)
         ]
-        each = spread([statistics.median(one["seconds"][:-1]) / sites for one in turns])
+        each = Spread.of([statistics.median(one["seconds"][:-1]) / sites for one in turns])
         found = {
             "sites": sites,
-            "site_round_s": each,
+            "site_round_s": each.model_dump(),
             "first_round_s": statistics.median(one["first_round_s"] for one in turns),
             "whole_s": statistics.median(one["whole_s"] for one in turns),
             "peak_mb": max(one["peak_mb"] for one in turns),
@@ -122,7 +57,7 @@ def scale(arguments: argparse.Namespace, place: Path) -> Iterator[dict[str, Any]
             "load": os.getloadavg()[0],
         }
         print(
-            f"{sites:6} {each['median'] * 1e6:8.1f} {each['least'] * 1e6:8.1f}"
+            f"{sites:6} {each.median * 1e6:8.1f} {each.least * 1e6:8.1f}"
             f" {found['first_round_s']:7.1f} {found['whole_s']:8.1f} {found['peak_mb']:8.0f}",
             flush=True,
         )
@@ -168,16 +103,20 @@ def beside(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "loop_s": statistics.median(loop for loop, _ in medians),
         "round_s": statistics.median(ours for _, ours in medians),
-        "ratio": spread([loop / ours for loop, ours in medians]),
-        "ratio_with_start": spread([a["all_rounds_s"] / b["all_rounds_s"] for a, b in turns]),
+        "ratio": _spread([loop / ours for loop, ours in medians]),
+        "ratio_with_start": _spread([a["all_rounds_s"] / b["all_rounds_s"] for a, b in turns]),
         "engine": turns[-1][1]["engine"],
         "why": turns[-1][1]["why"],
         "load": os.getloadavg()[0],
     }
 
 
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return Spread.of(values).model_dump()
+
+
 def weights_of(hidden: Sequence[int]) -> int:
-    """Weights of an MLP on the features of `engines_data`, one output.
+    """Weights of an MLP on the features of the workloads, one output.
 
     >>> weights_of((64, 32))
     4097
@@ -189,10 +128,9 @@ def weights_of(hidden: Sequence[int]) -> int:
 def main() -> None:
     """Read the command line, run, print, and write JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    kind = parser.add_mutually_exclusive_group()
+    kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--scale", action="store_true", help="from 100 to 10,000 sites")
     kind.add_argument("--grid", action="store_true", help="loop beside the engine")
-    parser.add_argument("--only", nargs="+", choices=[load.name for load in WORKLOADS])
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--sites", type=int, nargs="+", help="other than usual, for the two modes")
@@ -200,7 +138,7 @@ def main() -> None:
     parser.add_argument("--most-s", type=float, default=120.0, help="longest run of the grid")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    mode = scale if arguments.scale else grid if arguments.grid else compare
+    mode = scale if arguments.scale else grid
     print(f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}")
     with tempfile.TemporaryDirectory(prefix="engines-") as place:
         found = list(mode(arguments, Path(place)))

@@ -70,6 +70,9 @@ def test_wheel_holds_the_four_portions_and_nothing_else(tmp_path: Path) -> None:
         assert f"fedward/{portion}/py.typed" in names
     for modality in ("tabular", "image"):
         assert f"fedward/common/study/templates/{modality}.toml" in names
+    for program in ("bare_loop", "peer_data", "peer_flower", "peer_pfl"):
+        assert f"fedward/simulations/bench/programs/{program}.py" in names
+    assert "fedward/simulations/bench/bench.html.j2" in names
     assert licences
 
 

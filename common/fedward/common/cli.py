@@ -55,6 +55,11 @@ GROUPS: Mapping[str, Group] = {
         "simulations",
         "Rehearse a study with the real server and daemons, on this machine.",
     ),
+    "bench": Group(
+        "fedward.simulations.bench.cli",
+        "simulations",
+        "Measure how fast simulations are on this machine, beside other programs.",
+    ),
     "client": Group(
         "fedward.client.cli", "client", "What a hospital runs: enrol, check its data, take part."
     ),

@@ -15,6 +15,7 @@
     ├── LinkError                 13  the other side cannot be reached, or broke the link's rules
     ├── PolicyError               14  the site's policy or its stewards do not allow it
     ├── StateError                15  what is asked for does not fit the state it is in
+    ├── SpeedError                17  a simulation is slower than its baseline allows
     └── Interrupted               130 stopped by Ctrl-C; what was finished is checkpointed
 
 Exit code 0 is success, 1 a defect in fedward itself, 2 a wrong command line.
@@ -143,6 +144,12 @@ class StateError(FedwardError):
     """What is asked for does not fit the state of a site, study or run."""
 
     exit_code = 15
+
+
+class SpeedError(FedwardError):
+    """A simulation is slower, beside other programs, than its baseline allows."""
+
+    exit_code = 17
 
 
 class Interrupted(FedwardError):  # noqa: N818  (an event, not a fault)

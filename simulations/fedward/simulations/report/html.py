@@ -6,6 +6,7 @@ The same results give the same bytes. Numbers are those of `results.json`, only 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,21 @@ def write_report(results: Results, path: Path) -> None:
 
 def render(results: Results) -> str:
     """The whole page as text."""
+    return render_page(_FOLDER / "template.html.j2", _context(results))
+
+
+def render_page(template: Path, context: Mapping[str, Any]) -> str:
+    """Any page in the style of the report, which the template takes as `css`."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
+        loader=jinja2.FileSystemLoader(template.parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["unbroken"] = _unbroken
-    return environment.get_template("template.html.j2").render(_context(results))
+    css = Markup((_FOLDER / "style.css").read_text("utf-8"))  # noqa: S704  (our own file)
+    return environment.get_template(template.name).render(css=css, **context)
 
 
 def _unbroken(sentence: str) -> Markup:
@@ -57,7 +64,6 @@ def _context(results: Results) -> dict[str, Any]:
     columns, cross = views.cross_rows(results)
     seen, view = views.view_rows(results)
     return {
-        "css": Markup((_FOLDER / "style.css").read_text("utf-8")),  # noqa: S704  (our own file)
         "r": results,
         "study": results.study,
         "metric": metric_of(results.study.metric).label,

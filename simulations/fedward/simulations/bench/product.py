@@ -1,6 +1,6 @@
-"""One run of the product for `engines.py`, in a process of its own: prints JSON.
+"""One run of the product on a workload's folder, in a process of its own: prints JSON.
 
-    python benchmarks/engines_child.py FOLDER ENGINE [STARTED]
+    python -m fedward.simulations.bench.product FOLDER ENGINE [STARTED]
 
 STARTED is the clock (`time.monotonic`) at which the process was asked for.
 """
@@ -53,7 +53,7 @@ def main() -> None:
         "engine": results.engine.name,
         "why": results.engine.why,
     }
-    print(json.dumps(found))
+    sys.stdout.write(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":
