@@ -34,15 +34,25 @@ def write_report(results: Results, path: Path) -> None:
 
 def render(results: Results) -> str:
     """The whole page as text."""
+    return template(_FOLDER / "template.html.j2").render(_context(results))
+
+
+def template(path: Path) -> jinja2.Template:
+    """A page's template: escapes everything, refuses what is not given, knows our macros."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
+        loader=jinja2.FileSystemLoader([path.parent, _FOLDER]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["unbroken"] = _unbroken
-    return environment.get_template("template.html.j2").render(_context(results))
+    return environment.get_template(path.name)
+
+
+def style() -> Markup:
+    """The style sheet of all pages."""
+    return Markup((_FOLDER / "style.css").read_text("utf-8"))  # noqa: S704  (our own file)
 
 
 def _unbroken(sentence: str) -> Markup:
@@ -57,7 +67,7 @@ def _context(results: Results) -> dict[str, Any]:
     columns, cross = views.cross_rows(results)
     seen, view = views.view_rows(results)
     return {
-        "css": Markup((_FOLDER / "style.css").read_text("utf-8")),  # noqa: S704  (our own file)
+        "css": style(),
         "r": results,
         "study": results.study,
         "metric": metric_of(results.study.metric).label,
