@@ -54,7 +54,7 @@ def turns() -> list[Turn]:
     def everywhere(guide: str, *names: str) -> list[Turn]:
         return [turn for place in HOSPITALS for turn in at(guide, *names, place=place)]
 
-    story = at(RESEARCHER, "study", "refused", "simulate", "rehearse")
+    story = at(RESEARCHER, "study", "refused", "simulate", "sweep", "rehearse")
     story += at(COORDINATOR, "found")
     for place in HOSPITALS:
         story += at(IT, "install", "init", place=place)

@@ -38,8 +38,8 @@ from fedward.server.authority import utc_now
 from fedward.server.carrier import Order, run_app
 from fedward.server.checkpoints import CheckpointFolder, RunState
 from fedward.server.conductor import Conductor, Hooks
-from fedward.server.execution import Patience
 from fedward.server.first_weights import first_weights
+from fedward.server.patience import Patience
 from fedward.server.registry import Choice, Registry, Run, State
 from fedward.server.release import Releaser
 from fedward.simulations.engines.flaky import Fault, FlakyGrid, run_flaky

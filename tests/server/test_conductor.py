@@ -19,7 +19,7 @@ from fedward.common.study import study_hash
 from fedward.server.carrier import Order
 from fedward.server.checkpoints import CheckpointFolder, RunState
 from fedward.server.conductor import Hooks
-from fedward.server.execution import Patience
+from fedward.server.patience import Patience
 from fedward.server.registry import Choice, State
 from fedward.simulations.engines.flaky import Fault, refused
 

@@ -17,7 +17,7 @@ from fedward.common.errors import PrivacyError, RoundSpentError
 from fedward.common.study import Study
 from fedward.server.commands.runs import who
 from fedward.server.conductor import Hooks
-from fedward.server.execution import Patience
+from fedward.server.patience import Patience
 from fedward.server.registry import Choice, Round, State
 from fedward.server.verification import verify_release
 from fedward.simulations.engines.flaky import Fault, lost, refused

@@ -18,9 +18,10 @@ from fedward.common.errors import FedwardError, StateError
 from fedward.common.identity import RosterFile
 from fedward.common.study import Study
 from fedward.server.carrier import Carrier
-from fedward.server.execution import Execution, Patience, Release
+from fedward.server.execution import Execution, Release
 from fedward.server.first_weights import first_weights_in_subprocess
 from fedward.server.journal import Journal, Receipts
+from fedward.server.patience import Patience
 from fedward.server.preparation import FirstWeights
 from fedward.server.registry import LogHead, Registry, Run, State
 

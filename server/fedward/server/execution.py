@@ -16,7 +16,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from fedward.common.audit import AuditLog
@@ -37,6 +36,7 @@ from fedward.server.first_weights import first_weights_in_subprocess
 from fedward.server.flower_app import build_server_app
 from fedward.server.history import CheckpointUnavailable
 from fedward.server.journal import Journal, Receipts
+from fedward.server.patience import Patience
 from fedward.server.preparation import FirstWeights
 from fedward.server.registry import Registry, RegistryUnavailable, Run, State
 from fedward.server.replies import TooFew
@@ -48,21 +48,6 @@ SPOOL = "spool"
 """Folder of a run where replies arrive."""
 Release = Callable[[Run, Study, RunState], None]
 """Writes what a finished run gives to the world."""
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a run puts up with sites that are away.
-
-    Attributes:
-        quorum_s: how long it waits for as many as the study needs.
-        attempts: how often a round is tried that too few of the sites that are there answered.
-        pause_s: between attempts.
-    """
-
-    quorum_s: float = 7 * 24 * 3600.0
-    attempts: int = 3
-    pause_s: float = 5.0
 
 
 class Halted(Interrupted):

@@ -30,7 +30,7 @@ from fedward.server.authority import Registrar
 from fedward.server.carrier import LinkCarrier
 from fedward.server.conductor import Conductor, Hooks
 from fedward.server.desk import Desk
-from fedward.server.execution import SPOOL, Patience
+from fedward.server.execution import SPOOL
 from fedward.server.home import ConsortiumFolder
 from fedward.server.link.handshakes import listening
 from fedward.server.link.mailbox import Mailbox
@@ -39,6 +39,7 @@ from fedward.server.link.presence import Presence
 from fedward.server.link.refusals import Facts
 from fedward.server.link.serve import LinkServer, LinkSettings
 from fedward.server.monitoring import ServerMetrics
+from fedward.server.patience import Patience
 from fedward.server.registry import Registry, State
 from fedward.server.release import Releaser
 from fedward.server.status import StatusFile

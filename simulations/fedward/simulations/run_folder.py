@@ -40,7 +40,12 @@ class RunFolder:
         self._lock = self.checkpoints / "lock"
         self._mark = self.checkpoints / "simulation.sha256"
         self._data = self.checkpoints / "data.sha256"
-        self._begun = False
+        self._begins = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether a run began here, so that there is something to continue."""
+        return self._mark.exists()
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -58,7 +63,7 @@ class RunFolder:
         try:
             yield
         finally:
-            if not self._begun:
+            if not self._begins:
                 if new_cache:
                     shutil.rmtree(self.cache, ignore_errors=True)
                 with suppress(OSError):  # what others have put there meanwhile stays
@@ -75,7 +80,7 @@ class RunFolder:
             OutputError: there is nothing to continue.
             StudyError: there is a run of another study or seed.
         """
-        if not self._mark.exists():
+        if not self.begun:
             raise OutputError(
                 f"there is nothing to continue in {self.out}",
                 hint="check --out, or start without --resume",
@@ -94,20 +99,29 @@ class RunFolder:
             DataError: a site's data changed, or the site came or went.
             OutputError: the folder does not say which data the run began with.
         """
-        try:
-            known = json.loads(read_bytes(self._data, error=OutputError))
-            changed = [s for s in sorted({*known, *digests}) if known.get(s) != digests.get(s)]
-        except (OutputError, ValueError, AttributeError, TypeError) as error:
-            raise OutputError(
-                f"{self.out} does not say which data its run began with",
-                hint="start again without --resume",
-            ) from error
+        known = self.known_data()
+        changed = [s for s in sorted({*known, *digests}) if known.get(s) != digests.get(s)]
         if changed:
             more = f" (and of {len(changed) - 1} more)" if len(changed) > 1 else ""
             raise DataError(
                 f"the data of site {changed[0]}{more} changed since the run began",
                 hint="bring them back, or start again without --resume",
             )
+
+    def known_data(self) -> dict[str, str]:
+        """The digest of every site's data, as the run began with them.
+
+        Raises:
+            OutputError: the folder does not say.
+        """
+        try:
+            known = json.loads(read_bytes(self._data, error=OutputError))
+            return {str(site): str(digest) for site, digest in known.items()}
+        except (OutputError, ValueError, AttributeError) as error:
+            raise OutputError(
+                f"{self.out} does not say which data its run began with",
+                hint="start again without --resume",
+            ) from error
 
     def begin(self, simulation_hash: str, digests: Mapping[str, str], *, resume: bool) -> None:
         """Make room for the run; only now, when it is known that it can begin.
@@ -120,7 +134,7 @@ class RunFolder:
         Raises:
             OutputError: the disk is full or the folder cannot be written.
         """
-        self._begun = True
+        self._begins = True
         try:
             for place in (self.out, self.cache, *self.checkpoints.glob("*/"), self.checkpoints):
                 remove_leftovers(place)

@@ -1,7 +1,8 @@
 """Metrics with one implementation for two resolutions: exact, and from counts that sites add up.
 
 `count` makes mergeable `Counts` at a site, `exact_counts` keeps every distinct score, `evaluate`
-turns either into metrics, and `bootstrap` gives intervals over patients.
+turns either into metrics, `bootstrap` gives intervals over patients, and `replicates` what
+they are made of.
 """
 
 from fedward.common.metrics.binary import DECISION_METRICS, auroc_resolution
@@ -16,7 +17,7 @@ from fedward.common.metrics.counting import (
 )
 from fedward.common.metrics.counts import Counts, cell_shapes
 from fedward.common.metrics.curves import ReliabilityGroup, reliability, roc_points
-from fedward.common.metrics.intervals import Interval, bootstrap
+from fedward.common.metrics.intervals import Interval, bootstrap, replicates
 
 __all__ = [
     "DECISION_METRICS",
@@ -34,5 +35,6 @@ __all__ = [
     "metric_names",
     "one_metric",
     "reliability",
+    "replicates",
     "roc_points",
 ]

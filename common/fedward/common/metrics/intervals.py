@@ -83,17 +83,56 @@ def bootstrap(
     value = evaluate(exact_counts(kind, y, s))
     if resamples == 0 or not len(y):
         return {name: Interval(found, None, None) for name, found in value.items()}
-    summarise = _summariser(kind, y, s)
-    site = np.zeros(len(y), dtype=np.int64) if stratum is None else checked_ids(stratum, len(y))
-    patients = _Patients.of(checked_ids(patient, len(y)), site)
+    found = _replicates(kind, y, s, patient, resamples, seed, stratum)
+    return {name: _interval(value[name], found[name], confidence) for name in value}
+
+
+def replicates(
+    kind: Kind,
+    truth: ArrayLike,
+    scores: ArrayLike,
+    patient: NDArray[Any] | None,
+    *,
+    resamples: int,
+    seed: int = 0,
+    stratum: NDArray[Any] | None = None,
+) -> dict[str, Floats]:
+    """Every metric in each resample, `[resamples]`, NaN where undefined; see `bootstrap`.
+
+    The same seed draws the same patients, whatever the scores: models that were tried on the same
+    rows can be compared resample by resample.
+
+    Raises:
+        DataError: rows, patients or classes do not fit, or there are no rows.
+        TrainingError: scores are not finite or no probabilities.
+    """
+    y, s = checked(kind, truth, scores)
+    if not len(y) or resamples < 1:
+        raise DataError("there is nothing to resample", hint="give rows, and resamples ≥ 1")
+    return _replicates(kind, y, s, patient, resamples, seed, stratum)
+
+
+def _replicates(
+    kind: Kind,
+    truth: Floats,
+    scores: Floats,
+    patient: NDArray[Any] | None,
+    resamples: int,
+    seed: int,
+    stratum: NDArray[Any] | None,
+) -> dict[str, Floats]:
+    summarise = _summariser(kind, truth, scores)
+    site = np.zeros(len(truth), dtype=np.int64)
+    if stratum is not None:
+        site = checked_ids(stratum, len(truth))
+    patients = _Patients.of(checked_ids(patient, len(truth)), site)
     generator = np.random.default_rng(seed)
-    size = max(1, _CHUNK // max(len(y), 1))
+    size = max(1, _CHUNK // max(len(truth), 1))
     chunks = [
         summary_metrics(summarise(patients.draw(min(size, resamples - at), generator)))
         for at in range(0, resamples, size)
     ]
-    found = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in value}
-    return {name: _interval(value[name], found[name], confidence) for name in value}
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
 def _interval(value: float | None, found: Floats, confidence: float) -> Interval:

@@ -79,6 +79,17 @@ def model_names() -> tuple[str, ...]:
     return tuple(sorted(_SPECS))
 
 
+def model_keys(name: str) -> frozenset[str] | None:
+    """The keys that `[model]` may have beside `name`; None if there is no such model.
+
+    >>> sorted(model_keys("mlp") or ())
+    ['hidden']
+    """
+    _discover()
+    spec = _SPECS.get(name)
+    return None if spec is None else frozenset(spec.model_fields) - {"name"}
+
+
 def parse_model(table: Any) -> ModelSpec:
     """Check the `[model]` table of a study file.
 

@@ -3,8 +3,10 @@
 from fedward.common.study.load import (
     canonical_json,
     load_study,
+    load_table,
     parse_study,
     simulation_hash,
+    study_from,
     study_hash,
 )
 from fedward.common.study.schema import Study
@@ -13,7 +15,9 @@ __all__ = [
     "Study",
     "canonical_json",
     "load_study",
+    "load_table",
     "parse_study",
     "simulation_hash",
+    "study_from",
     "study_hash",
 ]

@@ -57,27 +57,51 @@ def load_study(path: Path) -> Study:
         StudyError: the file is missing, is not TOML, or breaks the schema; the message names the
             first offending key and what is allowed.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StudyError(
-            f"cannot read study file {path.name or path}",
-            hint="check the path, or make one with `fedward study new`",
-        ) from error
-    return parse_study(text, name=path.name)
+    return parse_study(_read(path), name=path.name)
+
+
+def load_table(path: Path) -> dict[str, Any]:
+    """What stands in a study file, as TOML says it and nothing checked.
+
+    Raises:
+        StudyError: the file is missing or is not TOML.
+    """
+    return _table(_read(path), path.name)
 
 
 def parse_study(text: str, *, name: str = "study.toml") -> Study:
     """Check the text of a study file; see `load_study`."""
-    try:
-        table: dict[str, Any] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise StudyError(f"{name} is not valid TOML", hint=str(error)) from error
+    return study_from(_table(text, name), name=name)
+
+
+def study_from(table: dict[str, Any], *, name: str) -> Study:
+    """Check what stands in a study file; `name` says in a message what is wrong.
+
+    Raises:
+        StudyError: it breaks the schema.
+    """
     try:
         return Study.model_validate(table)
     except ValidationError as error:
         problem, hint = explain(error, Study)
         raise StudyError(f"{name}: {problem}", hint=hint) from error
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(
+            f"cannot read study file {path.name or path}",
+            hint="check the path, or make one with `fedward study new`",
+        ) from error
+
+
+def _table(text: str, name: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise StudyError(f"{name} is not valid TOML", hint=str(error)) from error
 
 
 def canonical_json(study: Study) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -108,6 +108,19 @@ Algorithm = Annotated[
     FedAvg | FedProx | FedAdam | FedYogi | FedAdagrad | FedAvgM | FedMedian | FedTrimmedAvg,
     Field(discriminator="name"),
 ]
+
+
+def algorithm_keys(name: str) -> frozenset[str] | None:
+    """The keys that `[algorithm]` may have beside `name`; None if there is no such algorithm.
+
+    >>> sorted(algorithm_keys("fedprox") or ())
+    ['mu']
+    """
+    kinds: tuple[type[Section], ...] = get_args(get_args(Algorithm)[0])
+    for kind in kinds:
+        if name in get_args(kind.model_fields["name"].annotation):
+            return frozenset(kind.model_fields) - {"name"}
+    return None
 
 
 class PrivacySection(Section):

@@ -41,7 +41,7 @@ def render(results: Results) -> str:
 def render_page(template: Path, context: Mapping[str, Any]) -> str:
     """Any page in the style of the report, which the template takes as `css`."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(template.parent),
+        loader=jinja2.FileSystemLoader([template.parent, _FOLDER]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from fedward.simulations.report.results import ARMS, OVERALL, Estimate, Results
@@ -78,11 +79,15 @@ def metric_names(results: Results) -> tuple[str, ...]:
 
 
 def decimals(results: Results, metric: str) -> int:
-    """How many decimals a metric deserves: 3 where all intervals are narrow, else 2.
+    """How many decimals a metric deserves overall; see `precision`."""
+    return precision(metric, [results.estimate(arm, OVERALL, metric) for arm in results.arms])
+
+
+def precision(metric: str, estimates: Sequence[Estimate]) -> int:
+    """How many decimals estimates of a metric deserve: 3 where all intervals are narrow, else 2.
 
     Errors in the target's own unit get three significant digits.
     """
-    estimates = [results.estimate(arm, OVERALL, metric) for arm in results.arms]
     if metric in ("rmse", "mae"):
         largest = max((abs(e.value) for e in estimates if e.value), default=1.0)
         return min(6, max(0, 2 - math.floor(math.log10(largest))))
