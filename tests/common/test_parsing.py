@@ -18,7 +18,7 @@ import fedward.common.files  # what is parsed by `Phrases` here
 from fedward.common import parsing
 from fedward.common.phrases import Phrases
 
-LONG_S = 60.0
+LONG_S = 180.0
 TREE = "f(" * 20 + ")" * 20
 
 

@@ -120,7 +120,7 @@ def stopped() -> Stop:
                 match = PROGRESS.match(line)
                 if line.startswith(f"{arm}:") and match and int(match[1]) == round_number:
                     process.send_signal(signal)
-            out, _ = process.communicate(timeout=120)
+            out, _ = process.communicate(timeout=300)
         return Done(process.returncode, out, "".join(lines))
 
     return run

@@ -107,7 +107,7 @@ def approve_everywhere(federation: Federation) -> None:
         federation.approve(hospital.name)
 
 
-def reached(federation: Federation, number: int, *, within_s: float = 100.0) -> None:
+def reached(federation: Federation, number: int, *, within_s: float = 300.0) -> None:
     """Wait until a round is checkpointed."""
 
     def there() -> bool:

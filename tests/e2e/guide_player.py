@@ -45,8 +45,8 @@ _SPOKEN = re.compile(r"(?:[0-9a-f]{4} ){15}[0-9a-f]{4}")
 _LOOKS = re.compile(
     r"fedward (server (status|runs|run-show|roster)|client (status|studies|budget)) "
 )
-_COMMAND_S = 300.0
-_WAIT_S = 240.0
+_COMMAND_S = 900.0
+_WAIT_S = 600.0
 _LOOK_S = 0.5
 
 Check = Callable[[str, str, Path], None]

@@ -30,7 +30,7 @@ from fedward.server.authority import Registrar
 from fedward.server.founding import Plan, found
 from fedward.server.home import ConsortiumFolder
 
-LONG_S = 120.0
+LONG_S = 300.0
 FEDWARD = Path(sys.executable).parent / "fedward"
 
 

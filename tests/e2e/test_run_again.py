@@ -43,7 +43,7 @@ def test_a_second_run_at_the_same_time_is_refused(files: Any, warm: Any) -> None
             ]
         finally:
             process.send_signal(signal.SIGCONT)
-        process.communicate(timeout=120)
+        process.communicate(timeout=300)
     assert process.returncode == 0
     problem = "another run is writing to OUT: wait for its end, or choose another --out"
     for done in refused:

@@ -15,7 +15,7 @@ from tests.e2e.test_stopping import LONG, STUDY, contents, results
 
 from fedward.simulations.engines.pool import can_fork
 
-WAIT_S = 60.0
+WAIT_S = 180.0
 COMMAND = [FEDWARD, "simulate", STUDY, "--engine", "pool"]
 pytestmark = pytest.mark.skipif(
     not can_fork() or len(os.sched_getaffinity(0)) < 2, reason="needs workers"

@@ -18,7 +18,7 @@ from tests.e2e.conftest import FEDWARD, _environment
 STUDY = "study.toml"
 SWEEP = ("--sweep", "algorithm=fedavg,fedmedian", "training.learning_rate=1", "--seeds", "2")
 OUTPUTS = {"sweep.html", "sweep.json", "sweep.csv"}
-WAIT_S = 60.0
+WAIT_S = 180.0
 
 
 def sweep(out: Path) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from fedward.simulations.rehearsal.hospitals import Hospital, prepare_hospitals
 NAMES = ("hospital-1", "hospital-2", "hospital-3")
 HEARTBEAT_S = 1.0
 ABSENCE_S = 5.0
-LIMIT_S = 120.0
+LIMIT_S = 360.0
 """Only so that a test that hangs ends."""
 STEWARD = "Dr A"
 QUIET = {

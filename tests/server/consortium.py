@@ -47,7 +47,7 @@ from fedward.simulations.engines.loop import LoopGrid, loop_grid
 from fedward.simulations.fakes import make_cohorts, make_sites, small_study
 
 SITES = ("site-1", "site-2", "site-3")
-LONG_S = 60.0
+LONG_S = 180.0
 
 
 def a_study(**changes: Any) -> Study:

@@ -32,7 +32,7 @@ from fedward.server.registry import Choice, Registry, State
 from fedward.server.service import Options, Service, serve
 from fedward.server.status import read_status
 
-LONG_S = 60.0
+LONG_S = 180.0
 SITES = ("north", "south")
 
 

@@ -23,7 +23,7 @@ from fedward.simulations.engines.pool import ATTEMPTS, Pool, Work, WorkerDefect,
 from fedward.simulations.engines.results import Layout, Results
 
 pytestmark = pytest.mark.skipif(not can_fork(), reason="needs processes that fork")
-WAIT_S = 60.0
+WAIT_S = 180.0
 
 
 def room(workers: int) -> Results:

@@ -16,7 +16,7 @@ from fedward.simulations.rehearsal import chaos as module
 from fedward.simulations.rehearsal.chaos import Chaos, Kind, Moment
 from fedward.simulations.rehearsal.federation import Federation
 
-LIMIT_S = 60.0
+LIMIT_S = 180.0
 """Only so that a test that hangs ends."""
 
 

@@ -22,7 +22,7 @@ from typing import Self
 
 from fedward.common.errors import RoundError
 
-_READY_S = 60.0
+_READY_S = 180.0
 _STOP_S = 15.0
 _PORTS = range(20_000, 32_000)
 
