@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,15 @@ settings.register_profile(
 settings.load_profile("fedward")
 
 ROOT = Path(__file__).resolve().parent.parent
+UNTIL = float(os.environ.get("FEDWARD_TESTS_UNTIL") or "inf")
+"""Time of day after which no slow test is begun any more; .ci/run says so, and why."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave a slow test out, saying so, where there is no time for it."""
+    if time.time() > UNTIL and item.get_closest_marker("slow"):
+        pytest.skip("no time was left for it on this machine")
 
 
 @pytest.fixture(scope="session")
