@@ -9,7 +9,7 @@ tensor expression for each parameter. It imports nothing of fedward.
 
     python benchmarks/bare_loop.py FOLDER
 
-FOLDER is made by `engines_data.py`. Prints JSON: seconds of each round, accuracy on the test rows.
+FOLDER is made by `fedward bench`. Prints JSON: seconds of each round, accuracy on the test rows.
 """
 
 from __future__ import annotations

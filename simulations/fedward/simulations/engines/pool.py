@@ -157,7 +157,7 @@ class WorkerDefect(Exception):  # noqa: N818  (named as what it is)
     """Something went wrong in a worker that nobody foresaw; the text is its traceback."""
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """Have the system end this process when its parent is gone, whatever it computes."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -168,7 +168,7 @@ def _serve(
     number: int, parent: int, pipe: Connection, work: Work, foreign: list[Connection]
 ) -> None:
     """Do what is asked until the other end of the pipe is gone."""
-    _end_with(parent)
+    end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent ends us
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)  # threads do not survive a fork: torch would wait for them for ever

@@ -8,7 +8,6 @@ this one, however it ends; Ctrl-C lets each write the checkpoint of its last rou
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -24,11 +23,11 @@ import torch
 from fedward.common.errors import FedwardError, Interrupted, RoundError, place_of
 from fedward.common.exit_codes import DEFECT
 from fedward.simulations.engines.choice import processors
+from fedward.simulations.engines.pool import end_with
 from fedward.simulations.simulate import Simulation
 
 _GRACE_S = 60.0
 """After Ctrl-C: a run ends between two steps of its training and writes a checkpoint."""
-_PR_SET_PDEATHSIG = 1  # Linux' <sys/prctl.h>
 
 
 @dataclass(frozen=True)
@@ -185,7 +184,7 @@ def _serve(simulation: Simulation, slot: int, jobs: int, parent: int, pipe: Conn
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
     signal.signal(signal.SIGTERM, _stop)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    _end_with(parent)
+    end_with(parent)
     answer: tuple[Any, ...] = ("finished",)
     try:
         torch.set_num_threads(_take_share(slot, jobs))
@@ -218,10 +217,3 @@ def _take_share(slot: int, jobs: int) -> int:
     share = mine[slot % len(mine) :: max(1, min(jobs, len(mine)))]
     os.sched_setaffinity(0, share)
     return len(share)
-
-
-def _end_with(parent: int) -> None:
-    """Have the system end this process when its parent is gone, whatever it computes."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(0)
