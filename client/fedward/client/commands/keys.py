@@ -38,7 +38,8 @@ What was written before is not overwritten on the disk, nor in a backup: destroy
 \b
 Examples:
   fedward client encrypt-keys north --passphrase-file secret
-  fedward client encrypt-keys north --passphrase-file secret --new-passphrase-file other
+  fedward client encrypt-keys north --passphrase-file secret \\
+    --new-passphrase-file other
 """,
     epilog=exit_codes_help(SiteConfigError, IdentityError, OutputError, StateError),
 )

@@ -34,7 +34,8 @@ root's key that is kept elsewhere stays as it is.
 \b
 Examples:
   fedward server encrypt-keys consortium --passphrase-file secret
-  fedward server encrypt-keys consortium --passphrase-file secret --new-passphrase-file other
+  fedward server encrypt-keys consortium --passphrase-file secret \\
+    --new-passphrase-file other
 """,
     epilog=CODES,
 )
