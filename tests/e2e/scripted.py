@@ -23,6 +23,7 @@ from fedward.client.link.assignments import Assignment
 from fedward.client.link.connection import Endpoint
 from fedward.client.link.link import Link
 from fedward.client.link.settings import LinkSettings as SiteSettings
+from fedward.common.identity import RosterFile
 from fedward.common.statements import DECISION, OFFER, state
 from fedward.common.study import Study, canonical_json, study_hash
 from fedward.common.wire import kinds
@@ -143,9 +144,10 @@ class ScriptedSite:
 
 
 class _Desk:
-    """Offers what it is told to, and takes every decision."""
+    """Offers what it is told to, and takes every decision; the roster is the real one."""
 
-    def __init__(self) -> None:
+    def __init__(self, roster: RosterFile) -> None:
+        self._roster = roster
         self.offers: list[dict[str, Any]] = []
         self.decided: list[dict[str, Any]] = []
         self.version = 1
@@ -160,7 +162,10 @@ class _Desk:
         self.decided.append(dict(question.body))
         return {}
 
-    renew = roster = witness = greeted
+    def roster(self, question: Question) -> dict[str, Any]:
+        return {"roster": self._roster.data.decode(), "version": self._roster.current.version}
+
+    renew = witness = greeted
 
     def heads(self, site: str) -> Heads:
         return Heads()
@@ -180,8 +185,9 @@ class ScriptedServer:
         self._town = town
         home = ConsortiumFolder.open(town.consortium)
         self.identity = home.load_identity(None)
-        self.roster = home.load_roster().current
-        self.desk = _Desk()
+        roster = home.load_roster()
+        self.roster = roster.current
+        self.desk = _Desk(roster)
         self.presence = Presence()
         self.mailbox = Mailbox(lambda run: town.folder / "lies" / run)
         self._number = 0
