@@ -18,7 +18,7 @@ from fedward.common.study import Study
 from fedward.server.commands.runs import who
 from fedward.server.conductor import Hooks
 from fedward.server.patience import Patience
-from fedward.server.registry import Choice, Round, State
+from fedward.server.registry import Choice, Round, Run, State
 from fedward.server.verification import verify_release
 from fedward.simulations.engines.flaky import Fault, lost, refused
 
@@ -233,6 +233,32 @@ def test_each_resume_grants_as_many_again_and_no_more(
         service.registry.resume(run.id)
     run = service.until(State.RELEASED, State.FAILED)
     assert run.state is State.RELEASED
+
+
+def test_a_run_that_ends_while_the_registry_is_looked_at_is_not_taken_up_again(
+    consortium: Consortium, serve: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken up again, it failed a second time: right after somebody had resumed it, even."""
+    study = a_study(14)
+    service = serve(LoopCarrier(consortium, study, spent(1, 2, 4, 5)))
+    service.approve(service.offer(study))
+    read = service.registry.runs
+
+    def slowly(*states: State) -> list[Run]:
+        """What was read is old by the time it is looked at: the run has ended since."""
+        found: list[Run] = read(*states)
+        for thread in [t for t in threading.enumerate() if t.name.startswith("run ")]:
+            thread.join(LONG_S)
+        return found
+
+    monkeypatch.setattr(service.registry, "runs", slowly)
+    service.conductor.look()
+    service.conductor.look()
+    service.conductor.look()
+    (run,) = read()
+    assert run.state is State.FAILED
+    ends = [entry for entry in service.audit.entries() if entry.kind == "run failed"]
+    assert len(ends) == 1
 
 
 def test_a_run_without_a_single_contribution_is_never_released(

@@ -147,8 +147,12 @@ class Conductor:
         self._look_at_roster()
         for study in self._registry.startable(self.active_sites):
             self._begin(study)
+        gone = self._reap()  # before the registry is read: it then has the ends of these
         runs = {run.id: run for run in self._registry.runs(State.RUNNING, State.EVALUATING)}
-        self._reap(runs)
+        for run_id in runs.keys() & gone.keys():
+            if not gone[run_id].recorded:
+                self._ended[run_id] = RETRY_LOOKS
+                self._pauses[run_id] = gone[run_id].waiting_for
         for run in runs.values():
             if run.id not in self._executions and self._due(run.id):
                 self._take_up(run)
@@ -184,11 +188,10 @@ class Conductor:
             return
         self._audit.append("run started", run=run.id, study=study, sites=list(run.sites))
 
-    def _reap(self, runs: Mapping[str, Run]) -> None:
-        for run in [run for run, execution in self._executions.items() if not execution.alive]:
-            gone = self._executions.pop(run)
-            if run in runs and not gone.recorded:
-                self._ended[run], self._pauses[run] = RETRY_LOOKS, gone.waiting_for
+    def _reap(self) -> dict[str, Execution]:
+        """Take out the executions whose threads have ended, by run."""
+        ended = [run for run, execution in self._executions.items() if not execution.alive]
+        return {run: self._executions.pop(run) for run in ended}
 
     def _due(self, run: str) -> bool:
         """Whether a run may be taken up; one whose thread gave up gets a moment first."""
