@@ -7,9 +7,10 @@ mutual TLS on loopback. It keeps its reply as durably as the product does and sa
 are; instead of training it answers with the weights that it was sent.
 
 Printed for each size and number of sites: median and largest seconds of a round, as the registry
-has them; processor seconds of server and sites per round; the server's peak memory from its start
-to the release; what the bare minimum takes (the same bytes down and up over plain TCP, hashed once
-at each end); and how busy the machine was with other things when it began.
+has them; what bare grpcio takes (the same bytes down and up over mutual TLS, hashed once at each
+end, and nothing else: `link_bare.py`) and how many times that a round is; processor seconds of
+server and sites per round; the server's peak memory from its start to the release; and how busy the
+machine was with other things when it began.
 
     python benchmarks/link.py                      the table
     python benchmarks/link.py --case "50 MB" 4     one row of it
@@ -21,14 +22,11 @@ at each end); and how busy the machine was with other things when it began.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
-import socket
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -36,8 +34,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import link_bare
 import link_flower
-from link_consortium import BenchConsortium, Measured, Processor
+from link_consortium import BenchConsortium, Processor
 
 CASES = (
     ("100 kB", 4, 155, 201),
@@ -49,7 +48,7 @@ IDLE_S = 30.0
 SETTLE_S = 3.0
 
 
-__all__ = ["Measured", "bare", "idle", "measure"]
+__all__ = ["idle", "measure"]
 
 
 def measure(sites: int, *, width: int, rounds: int) -> dict[str, Any]:
@@ -95,51 +94,10 @@ def idle(sites: int, *, seconds: float = IDLE_S) -> dict[str, Any]:
             }
 
 
-def bare(sites: int, size: int) -> float:
-    """Seconds to move `size` bytes down to and up from each site over TCP, hashed at both ends."""
-    data = os.urandom(1 << 20) * (size // (1 << 20)) if size >= 1 << 20 else os.urandom(size)
-
-    def site(port: int) -> None:
-        with socket.create_connection(("127.0.0.1", port)) as link:
-            hashlib.sha256(_receive(link, len(data))).digest()
-            link.sendall(data)
-
-    def serve(link: socket.socket) -> None:
-        with link:
-            link.sendall(data)
-            hashlib.sha256(_receive(link, len(data))).digest()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        threads = [threading.Thread(target=site, args=(port,)) for _ in range(sites)]
-        begun = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        threads += [
-            threading.Thread(target=serve, args=(listener.accept()[0],)) for _ in range(sites)
-        ]
-        for thread in threads[sites:]:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return time.perf_counter() - begun
-
-
-def _receive(link: socket.socket, size: int) -> bytearray:
-    buffer = bytearray(size)
-    view = memoryview(buffer)
-    while view:
-        count = link.recv_into(view)
-        if count == 0:
-            raise ConnectionError("ended early")
-        view = view[count:]
-    return buffer
-
-
 def table(cases: list[tuple[str, int, int, int]]) -> list[dict[str, Any]]:
     """Measure and print."""
     print(
-        f"{'model':>8} {'sites':>6} {'median':>9} {'largest':>9} {'bare TCP':>9} "
+        f"{'model':>8} {'sites':>6} {'median':>9} {'largest':>9} {'bare gRPC':>10} {'ratio':>6} "
         f"{'server CPU':>11} {'sites CPU':>10} {'peak':>7} {'load':>5}"
     )
     results: list[dict[str, Any]] = []
@@ -147,11 +105,12 @@ def table(cases: list[tuple[str, int, int, int]]) -> list[dict[str, Any]]:
         load = os.getloadavg()[0]
         figures = measure(sites, width=width, rounds=rounds)
         figures |= {"model": label, "sites": sites, "load": load}
-        figures["bare_s"] = min(bare(sites, figures["bytes"]) for _ in range(3))
+        figures["bare_s"] = link_bare.seconds(sites, figures["bytes"])
         results.append(figures)
         print(
             f"{label:>8} {sites:>6} {1e3 * figures['median_s']:>6.0f} ms "
-            f"{1e3 * figures['largest_s']:>6.0f} ms {1e3 * figures['bare_s']:>6.0f} ms "
+            f"{1e3 * figures['largest_s']:>6.0f} ms {1e3 * figures['bare_s']:>7.0f} ms "
+            f"{figures['median_s'] / figures['bare_s']:>6.1f} "
             f"{1e3 * figures['server_cpu_s']:>8.0f} ms {1e3 * figures['sites_cpu_s']:>7.0f} ms "
             f"{figures['peak_mb']:>4.0f} MB {load:>5.1f}",
             flush=True,
