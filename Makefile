@@ -63,6 +63,7 @@ lint: $(READY)  ## check format, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(FOLDERS)
+	cd benchmarks && ../$(BIN)/mypy --config-file ../pyproject.toml *.py
 
 coverage:  ## fail unless the last `make test TESTARGS=--cov` covered 90 % of the lines
 	$(BIN)/coverage report --fail-under=90

@@ -59,7 +59,7 @@ def plain(module: nn.Module, load: dict[str, Any]) -> Local:
     def local(inputs: Tensor, target: Tensor) -> None:
         for _ in range(load["epochs"]):
             order = torch.randperm(len(target))
-            batches = zip(inputs[order].split(batch), target[order].split(batch), strict=True)
+            batches = zip(torch.split(inputs[order], batch), torch.split(target[order], batch), strict=True)
             for x, y in batches:
                 optimizer.zero_grad(set_to_none=True)
                 loss(module(x), y).backward()  # type: ignore[no-untyped-call]
@@ -119,7 +119,7 @@ def federate(load: dict[str, Any], inputs: Tensor, target: Tensor) -> tuple[nn.M
     module = build(load["model"], tuple(inputs.shape[2:]))
     # A quarter faster; with private steps Opacus 1.6 then gives wrong gradients of convolutions.
     if load["model"]["name"] == "cnn" and not load["private"]:
-        module = module.to(memory_format=torch.channels_last)
+        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     weights: list[Tensor] = list(module.parameters())
     local = (private if load["private"] else plain)(module, load)
     sites = list(zip(inputs.unbind(), target.unbind(), strict=True))

@@ -115,7 +115,7 @@ async def _serve(folder: Path, size: int, sites: int) -> None:
         turns.end()
         return digest.digest()
 
-    calls = {
+    calls: dict[str, Any] = {
         "Down": grpc.unary_stream_rpc_method_handler(down),
         "Up": grpc.stream_unary_rpc_method_handler(up),
     }
@@ -138,7 +138,8 @@ async def _attend(folder: Path, size: int, port: int, turns: int) -> None:
     credentials = grpc.ssl_channel_credentials(root, key, certificate)
     target = f"127.0.0.1:{port}"
     async with grpc.aio.secure_channel(target, credentials, options=OPTIONS) as channel:
-        down, up = channel.unary_stream("/Bare/Down"), channel.stream_unary("/Bare/Up")
+        down: Any = channel.unary_stream("/Bare/Down")
+        up: Any = channel.stream_unary("/Bare/Up")
         for _ in range(turns + 1):
             digest, held = hashlib.sha256(), []
             async for piece in down(b""):

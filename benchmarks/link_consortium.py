@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from fedward.common.identity import PrivateKey, make_request, read_request
 from fedward.common.statements import DECISION, state
@@ -160,14 +161,14 @@ class BenchConsortium:
             time.sleep(LOOK_S)
         return int(self._status()["port"])
 
-    def _status(self) -> dict[str, object]:
-        found: dict[str, object] = json.loads(self.folder.status.read_bytes())
+    def _status(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.folder.status.read_bytes())
         return found
 
     def connected(self) -> int:
         """How many sites are there, as the service says."""
-        sites = self._status().get("sites")
-        return sum(s["connected"] for s in sites.values()) if isinstance(sites, dict) else 0
+        sites = self._status().get("sites", {})
+        return sum(bool(site["connected"]) for site in sites.values())
 
     def wait_until_connected(self) -> None:
         """All sites are there."""

@@ -55,7 +55,7 @@ def module_of(rows: Rows) -> nn.Sequential:
     """The model of a workload, in the memory format in which it is fastest."""
     module = build(rows.load["model"], tuple(rows.inputs.shape[2:]))
     if rows.load["model"]["name"] == "cnn":
-        return module.to(memory_format=torch.channels_last)
+        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return module
 
 

@@ -44,15 +44,14 @@ def prepared(folder: str) -> tuple[Rows, nn.Sequential, Local]:
 @client.train()
 def train(message: Message, context: Context) -> Message:
     """Train at one client, from the weights that came."""
-    rows, module, local = prepared(str(message.content["config"]["folder"]))
-    module.load_state_dict(message.content["arrays"].to_torch_state_dict())
+    rows, module, local = prepared(str(message.content.config_records["config"]["folder"]))
+    module.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
     site = int(context.node_config["partition-id"])
     local(rows.inputs[site], rows.target[site])
-    reply = {
-        "arrays": ArrayRecord(module.state_dict()),
-        "metrics": MetricRecord({"num-examples": len(rows.target[site])}),
-    }
-    return Message(RecordDict(reply), reply_to=message)
+    reply = RecordDict()
+    reply["arrays"] = ArrayRecord(module.state_dict())
+    reply["metrics"] = MetricRecord({"num-examples": len(rows.target[site])})
+    return Message(reply, reply_to=message)
 
 
 def main() -> None:

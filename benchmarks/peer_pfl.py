@@ -53,7 +53,7 @@ class Classifier(nn.Module):
         return {"loss": Weighted(float(self.loss(inputs, target)) * len(target), len(target))}
 
 
-class Clock(TrainingProcessCallback[Any]):
+class Clock(TrainingProcessCallback[Any]):  # type: ignore[misc]
     """Notes when training began and when each round was over."""
 
     def __init__(self) -> None:
