@@ -59,7 +59,9 @@ def plain(module: nn.Module, load: dict[str, Any]) -> Local:
     def local(inputs: Tensor, target: Tensor) -> None:
         for _ in range(load["epochs"]):
             order = torch.randperm(len(target))
-            batches = zip(torch.split(inputs[order], batch), torch.split(target[order], batch), strict=True)
+            batches = zip(
+                torch.split(inputs[order], batch), torch.split(target[order], batch), strict=True
+            )
             for x, y in batches:
                 optimizer.zero_grad(set_to_none=True)
                 loss(module(x), y).backward()  # type: ignore[no-untyped-call]
