@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import link_bare
 import link_flower
-from link_consortium import BenchConsortium, Processor
+from link_consortium import BenchConsortium, Measured, Processor
 
 CASES = (
     ("100 kB", 4, 155, 201),
@@ -46,9 +46,11 @@ CASES = (
 """Name, sites, width of the two hidden layers, rounds. The last round evaluates, too."""
 IDLE_S = 30.0
 SETTLE_S = 3.0
+LOOP_S = 0.009
+"""What a core of usual speed takes to add up a million numbers in Python."""
 
 
-__all__ = ["idle", "measure"]
+__all__ = ["Measured", "idle", "measure"]
 
 
 def measure(sites: int, *, width: int, rounds: int) -> dict[str, Any]:
@@ -90,8 +92,19 @@ def idle(sites: int, *, seconds: float = IDLE_S) -> dict[str, Any]:
                 "sites": sites,
                 "connected": connected,
                 "cpu_share": share,
+                "usual_share": share * LOOP_S / loop_s(),
                 "peak_mb": server.peak_mb,
             }
+
+
+def loop_s() -> float:
+    """What this machine takes to add up a million numbers in Python, at best."""
+    best = float("inf")
+    for _ in range(20):
+        begun = time.process_time()
+        sum(range(1_000_000))
+        best = min(best, time.process_time() - begun)
+    return best
 
 
 def table(cases: list[tuple[str, int, int, int]]) -> list[dict[str, Any]]:
@@ -132,6 +145,7 @@ def main() -> None:
         results = [{**figures, "load": load}]
         print(
             f"{chosen.idle} idle sites: {100 * figures['cpu_share']:.1f} % of a core, "
+            f"{100 * figures['usual_share']:.1f} % of one of usual speed, "
             f"peak {figures['peak_mb']:.0f} MB, load {load:.1f}"
         )
     else:

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow
 SITES = 200
 WATCHED_S = 20.0
 SHARE = 0.05
+"""Of a core of usual speed: a slow machine is no reason to fail, nor a fast one to pass."""
 PEAK_MB = 400.0
 
 
@@ -33,7 +34,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_idle_sites_cost_little(benchmark: dict[str, Any]) -> None:
     figures = benchmark["idle"](SITES, seconds=WATCHED_S)
     assert figures["connected"] == SITES  # at the end, too
-    assert figures["cpu_share"] < SHARE
+    assert figures["usual_share"] < SHARE
     assert figures["peak_mb"] < PEAK_MB
 
 
