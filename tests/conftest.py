@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -14,6 +17,11 @@ import fedward.common.wire  # noqa: F401  (as the command does: before anything 
 # Before anything imports flwr: no telemetry, no update check.
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+
+# What is tried out about this machine is kept for the tests alone.
+if "FEDWARD_CACHE" not in os.environ:
+    os.environ["FEDWARD_CACHE"] = tempfile.mkdtemp(prefix="fedward-cache-")
+    atexit.register(shutil.rmtree, os.environ["FEDWARD_CACHE"], ignore_errors=True)
 
 # The same examples in every run, and no deadline: machines are shared.
 settings.register_profile(

@@ -1,8 +1,9 @@
 """Which engine computes a run: the one that was asked for, or the one that should be fastest.
 
-The choice depends on the study, the sites and the number of processors, on nothing that is measured
-at the start: the same run on the same machine is computed the same way, also when it is resumed.
-Where the limits come from is in `docs/performance.md`.
+The choice depends on the study, the sites and the number of processors, by limits that
+`docs/performance.md` explains. A longer run tries out both ways on a few sites, once on a machine,
+and takes the other only where that is clearly faster here. A run that is resumed is computed as it
+began.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from fedward.client.site import Site
 from fedward.common.files import write_atomic
 from fedward.common.models.state import count_parameters
 from fedward.common.preprocess import Transform
+from fedward.simulations.engines.calibration import paces, worthwhile
 from fedward.simulations.engines.carrier import EngineGrid
 from fedward.simulations.engines.executors import Executor, Looped, Stacked
 from fedward.simulations.engines.loop import run_in_loop, run_over
@@ -30,6 +32,10 @@ EngineName = Literal["auto", "loop", "stacked", "pool"]
 ENGINES: tuple[str, ...] = get_args(EngineName)
 STACKED_UP_TO = 100_000
 """Weights of a model up to which many sites at once are faster than one after another."""
+DOUBTFUL = (STACKED_UP_TO // 32, STACKED_UP_TO * 32)
+"""Weights of the models for which it is tried out what is faster."""
+CLEARLY = 1.3
+"""Times as fast the other way must be to be taken: less may be noise, and change by the day."""
 
 
 class Used(BaseModel):
@@ -108,9 +114,15 @@ class Engine:
             return Used(name=name, why=why, looped=True, workers=workers)
         private = sites[0].plan is not None
         looped = self._wanted != "stacked" and not private and (pictures or size > STACKED_UP_TO)
+        why = f"the model has {size:,} weights"
+        if self._wanted != "stacked" and DOUBTFUL[0] <= size <= DOUBTFUL[1] and worthwhile(sites):
+            tried = paces(sites, transform, module)
+            gain = tried.looped / tried.stacked
+            looped = gain * CLEARLY < 1.0 if not looped else gain < CLEARLY
+            more, less = max(gain, 1 / gain), "one after another" if gain > 1.0 else "at once"
+            why += f", and as tried out here sites {less} take {more:.1f} times as long"
         how = "one site after another" if looped else "many sites at once"
-        why = f"{how} {where}: the model has {size:,} weights"
-        return Used(name=name, why=why, looped=looped, workers=workers)
+        return Used(name=name, why=f"{how} {where}: {why}", looped=looped, workers=workers)
 
     def _remember(self, used: Used) -> None:
         self.used = used
