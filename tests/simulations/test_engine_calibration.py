@@ -25,10 +25,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder for what is tried out; and every model is worth it."""
     monkeypatch.setenv("FEDWARD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(choice, "DOUBTFUL", (1, 10**9))
+    monkeypatch.setattr(calibration, "WORTH", 2)
     return tmp_path / "cache"
 
 
-def run(rounds: int = 20, *, memo: Path | None = None, wanted: Any = "auto", **more: Any) -> Engine:
+def run(rounds: int = 2, *, memo: Path | None = None, wanted: Any = "auto", **more: Any) -> Engine:
     """A whole run; what computed it."""
     study = small_study(training={"rounds": rounds}, **more)
     sites: Sequence[Site] = list(make_sites(study, make_cohorts(study, SITES, patients=20)))
@@ -108,7 +109,7 @@ def test_an_engine_that_was_asked_for_is_not_tried_out(cache: Path, wanted: str)
 def test_short_runs_and_clear_cases_are_not_tried_out(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(rounds=2)
+    run(rounds=1)
     monkeypatch.setattr(choice, "DOUBTFUL", (10**6, 10**9))
     run()
     assert not cache.exists()
@@ -143,7 +144,7 @@ def test_trying_out_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     dp = {"mode": "dp", "epsilon": 8.0, "delta": 1e-2}
 
     def outcome() -> tuple[Outcome, list[int]]:
-        study = small_study(training={"rounds": 20}, privacy=dp)
+        study = small_study(training={"rounds": 2}, privacy=dp)
         sites = list(make_sites(study, make_cohorts(study, SITES, patients=20)))
         found: list[Outcome] = []
         app = build_server_app(
