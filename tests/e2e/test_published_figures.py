@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -68,8 +69,12 @@ def test_diabetes_with_patient_level_privacy(flamby: dict[str, Any]) -> None:
 
 
 def test_breast_cancer(flamby: dict[str, Any]) -> None:
-    result = flamby["run"]("breast-cancer/study", 7)
-    accuracy = {arm: result.metrics[arm]["overall"]["accuracy"].value for arm in result.metrics}
-    assert accuracy["federated_no_dp"] >= 0.96
-    assert accuracy["federated"] >= 0.95
-    assert max(p.epsilon for p in result.privacy.values()) <= 1.9
+    """Over five seeds: each draws other test patients, and other noise."""
+    accuracies: dict[str, list[float]] = {"federated": [], "federated_no_dp": []}
+    for seed in (7, 1, 2, 3, 4):
+        result = flamby["run"]("breast-cancer/study", seed)
+        assert max(p.epsilon for p in result.privacy.values()) <= 1.9
+        for arm, found in accuracies.items():
+            found.append(result.metrics[arm]["overall"]["accuracy"].value)
+    assert fmean(accuracies["federated_no_dp"]) >= 0.96
+    assert fmean(accuracies["federated"]) >= 0.95
