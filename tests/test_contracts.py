@@ -106,6 +106,7 @@ def test_private_parts_of_flwr_are_used_in_one_module_on_each_side() -> None:
     assert sorted(users) == [
         "client/fedward/client/worker/flower_internals.py",
         "server/fedward/server/flower_internals.py",
+        "simulations/fedward/simulations/engines/cluster/internals.py",
     ]
 
 

@@ -43,6 +43,12 @@ from fedward.server.flower_internals import SERVER_NODE_ID, Run, identify, quiet
 from fedward.server.link.grid import GrpcGrid
 from fedward.server.replies import SelectedGrid
 from fedward.server.strategies import make_strategy, restore_state, strategy_state
+from fedward.simulations.engines.cluster.internals import (
+    VirtualClientEngineActor,
+    pool_size_from_resources,
+    read_token_anew,
+    stay_on_loopback,
+)
 from fedward.simulations.engines.flaky import FlakyGrid
 from fedward.simulations.engines.loop import LoopGrid
 from fedward.simulations.fakes import small_study
@@ -83,6 +89,10 @@ USED = {
     "flwr.clientapp": {"ClientApp"},
     "flwr.serverapp": {"Grid", "ServerApp", "strategy"},
     # Not public. Each has a test of what we take it for below.
+    "flwr.simulation.ray_transport.ray_actor": {
+        "VirtualClientEngineActor",
+        "pool_size_from_resources",
+    },
     "flwr.supercore.run": {"Run"},
     "flwr.supercore.task_identity": {"TaskIdentity"},
 }
@@ -113,6 +123,7 @@ def test_what_is_not_public_is_imported_in_one_place() -> None:
     assert private <= {
         "server/fedward/server/flower_internals.py",
         "client/fedward/client/worker/flower_internals.py",
+        "simulations/fedward/simulations/engines/cluster/internals.py",
     }
 
 
@@ -345,6 +356,57 @@ def test_server_app_hands_over_the_grid_and_lets_errors_through() -> None:
     with pytest.raises(KeyError, match="mine"):
         app(grid, Context(5, 1, {}, RecordDict(), {}))
     assert seen == [grid]
+
+
+# --- simulation runtime -------------------------------------------------------------------------
+
+
+def test_flowers_actor_runs_an_app_with_a_message_and_a_context() -> None:
+    app, context = ClientApp(), Context(5, 9, {}, RecordDict(), {})
+
+    @app.query("introduce")
+    def _introduce(message: Message, given: Context) -> Message:
+        assert given is context
+        return Message(RecordDict({"said": ConfigRecord()}), reply_to=message)
+
+    asked = Message(RecordDict(), dst_node_id=9, message_type=records.INTRODUCE)
+    name, answer, kept = VirtualClientEngineActor().run(lambda: app, asked, "a", context)
+    assert (name, list(answer.content), kept) == ("a", ["said"], context)
+    unknown = Message(RecordDict(), dst_node_id=9, message_type=records.TRAIN)
+    with pytest.raises(Exception, match="No train function") as caught:
+        VirtualClientEngineActor().run(lambda: app, unknown, "a", context)
+    assert type(caught.value).__name__ == "ClientAppException"
+
+
+def test_workers_are_counted_machine_by_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    machines: list[dict[str, Any]] = [{"CPU": 3.0}, {}, {"CPU": 2.0}, {"memory": 1.0}]
+    monkeypatch.setattr("ray.nodes", lambda: [{"Resources": found} for found in machines])
+    assert pool_size_from_resources({"num_cpus": 1}) == 5
+    machines[:] = [{"memory": 1.0}]
+    with pytest.raises(ValueError, match="ActorPool is empty"):
+        pool_size_from_resources({"num_cpus": 1})
+
+
+def test_what_ray_is_told_after_its_import_is_where_it_looks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That its processes obey is seen in `test_ray_session.py`."""
+    from ray._private import ray_constants
+    from ray._private.authentication.authentication_utils import is_token_auth_enabled
+    from ray._private.services import resolve_ip_for_localhost
+
+    assert ray_constants.ENABLE_RAY_CLUSTER
+    stay_on_loopback(True)
+    assert resolve_ip_for_localhost("127.0.0.1") == "127.0.0.1"
+    stay_on_loopback(False)
+    assert ray_constants.ENABLE_RAY_CLUSTER
+    with monkeypatch.context() as changed:
+        changed.setenv("RAY_AUTH_MODE", "token")
+        changed.setenv("RAY_AUTH_TOKEN", "a" * 64)
+        read_token_anew()
+        assert is_token_auth_enabled()
+    read_token_anew()
+    assert not is_token_auth_enabled()
 
 
 # --- grid ---------------------------------------------------------------------------------------

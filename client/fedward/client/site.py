@@ -103,6 +103,11 @@ class Site:
         self._accepted: Transform | None = None
         self._prepared: tuple[Transform, Dataset, Dataset] | None = None
 
+    @property
+    def rows(self) -> int:
+        """Training rows: how much work the site is. Stays at the site."""
+        return sum(len(cohort) for cohort in self._training)
+
     def statistics(self) -> Statistics:
         """Sums over the training patients for federated preprocessing, noised under DP."""
         sources = [self.randomness("statistics", index) for index in range(len(self._training))]

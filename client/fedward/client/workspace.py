@@ -18,6 +18,10 @@ class Workspace:
     def __init__(self) -> None:
         self._modules: dict[tuple[str, tuple[int, ...], int, bool], nn.Module] = {}
 
+    def __reduce__(self) -> tuple[type[Workspace], tuple[()]]:
+        """In another process it builds its own: what is in it is worth nothing."""
+        return Workspace, ()
+
     def module(
         self, spec: ModelSpec, inputs: tuple[int, ...], outputs: int, *, private: bool
     ) -> nn.Module:

@@ -14,6 +14,8 @@ from typer.core import TyperCommand
 from fedward.common.errors import (
     DataError,
     Interrupted,
+    LinkError,
+    MissingExtraError,
     OutputError,
     PrivacyError,
     RoundError,
@@ -36,6 +38,7 @@ class Engine(StrEnum):
     LOOP = "loop"
     STACKED = "stacked"
     POOL = "pool"
+    RAY = "ray"
 
 
 class Command(TyperCommand):
@@ -91,6 +94,8 @@ reported and costs no other. ε is that of a single run: no ε covers a choice b
         TrainingError,
         RoundError,
         OutputError,
+        MissingExtraError,
+        LinkError,
         StateError,
         Interrupted,
     ),
@@ -138,6 +143,14 @@ def simulate(
             help="Of a sweep: runs at once; else one for each processor.",
         ),
     ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address",
+            metavar="HOST:PORT",
+            help="The Ray cluster of --engine ray; else RAY_ADDRESS, else this machine alone.",
+        ),
+    ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print results.json, or sweep.json, not the table.")
     ] = False,
@@ -147,7 +160,11 @@ def simulate(
 ) -> None:
     """Run the study, or the sweep, and print its table."""
     console = Console(stderr=True, quiet=quiet)
+    if ray_address is not None and engine is not Engine.RAY:
+        raise typer.BadParameter("it is for --engine ray", param_hint="--ray-address")
     if sweep or seeds:
+        if engine is Engine.RAY:
+            raise typer.BadParameter("a sweep takes another engine", param_hint="--engine ray")
         if seed is not None:
             raise typer.BadParameter("of a sweep, give --seeds instead", param_hint="--seed")
         _run_sweep(study, out, sweep or [], seeds, resume, engine, jobs, json, console)
@@ -161,7 +178,9 @@ def simulate(
     from fedward.simulations.report.words import metric_of
     from fedward.simulations.simulate import Simulation
 
-    simulation = Simulation.of(study, out, seed=seed, resume=resume, engine=engine.value)
+    simulation = Simulation.of(
+        study, out, seed=seed, resume=resume, engine=engine.value, ray_address=ray_address
+    )
     metric = metric_of(simulation.study.evaluation.metric).label
     with RunProgress(console, simulation.rounds(), metric=metric) as progress:
         results = simulation.run(progress)

@@ -25,7 +25,8 @@ from fedward.simulations.arms import (
 )
 from fedward.simulations.assemble import Findings, assemble
 from fedward.simulations.cohorts import load_cohorts
-from fedward.simulations.engines.choice import Engine, EngineName
+from fedward.simulations.engines.choice import RAY, Engine, EngineName
+from fedward.simulations.engines.cluster import session
 from fedward.simulations.fingerprint import fingerprint
 from fedward.simulations.judging import cross_site, judge_arm
 from fedward.simulations.outputs import check_output, write_outputs
@@ -61,6 +62,7 @@ class Simulation:
         out: where results go.
         resume: continue what an interrupted run left in `out`.
         engine: what computes the sites.
+        ray_address: of the cluster that computes the engine `ray`; see `Engine`.
     """
 
     study: Study
@@ -68,6 +70,7 @@ class Simulation:
     out: Path
     resume: bool = False
     engine: EngineName = "auto"
+    ray_address: str | None = None
 
     @staticmethod
     def of(
@@ -77,13 +80,14 @@ class Simulation:
         seed: int | None = None,
         resume: bool = False,
         engine: EngineName = "auto",
+        ray_address: str | None = None,
     ) -> Simulation:
         """The simulation that a study file describes, with another seed if given."""
         study = load_study(path)
         if seed is not None:
             training = study.training.model_copy(update={"seed": seed})
             study = study.model_copy(update={"training": training})
-        return Simulation(study, path.parent, out, resume, engine)
+        return Simulation(study, path.parent, out, resume, engine, ray_address)
 
     def rounds(self) -> list[tuple[str, int]]:
         """Arms and their number of rounds, in the order in which they run."""
@@ -103,6 +107,8 @@ class Simulation:
         """
         started = time.monotonic()
         check_output(self.out)
+        if self.engine == RAY:
+            session.check(session.address_of(self.ray_address))
         folder = RunFolder(self.out)
         with folder.held():
             if self.resume:
@@ -148,7 +154,7 @@ class Simulation:
                 workspace=workspace,
                 checkpoints=CheckpointFolder(kept / arm),
                 shown=listener.on_round,
-                engine=Engine(self.engine, memo=kept / arm / ENGINE),
+                engine=Engine(self.engine, memo=kept / arm / ENGINE, ray_address=self.ray_address),
             )
             for arm in arms_of(self.study)
         ]

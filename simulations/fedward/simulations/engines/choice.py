@@ -23,12 +23,13 @@ from fedward.common.models.state import count_parameters
 from fedward.common.preprocess import Transform
 from fedward.simulations.engines.calibration import paces, worthwhile
 from fedward.simulations.engines.carrier import EngineGrid
+from fedward.simulations.engines.cluster.session import address_of, connected
 from fedward.simulations.engines.executors import Executor, Looped, Stacked
 from fedward.simulations.engines.loop import run_in_loop, run_over
 from fedward.simulations.engines.pool import can_fork
 from fedward.simulations.engines.stacked.program import Program, UnknownLayer
 
-EngineName = Literal["auto", "loop", "stacked", "pool"]
+EngineName = Literal["auto", "loop", "stacked", "pool", "ray"]
 ENGINES: tuple[str, ...] = get_args(EngineName)
 STACKED_UP_TO = 100_000
 """Weights of a model up to which many sites at once are faster than one after another."""
@@ -56,6 +57,7 @@ class Used(BaseModel):
     workers: int = 0
 
 
+RAY = "ray"
 REFERENCE = Used(name="loop", why="one site after another")
 
 
@@ -66,11 +68,20 @@ class Engine:
         wanted: which engine.
         memo: where the choice is kept, so that a run that is resumed is computed as it began, bit
             for bit; None to choose anew each time.
+        ray_address: `HOST:PORT` of the Ray cluster that computes `ray`; None for what the
+            environment says, or else this machine.
     """
 
-    def __init__(self, wanted: EngineName = "auto", *, memo: Path | None = None) -> None:
+    def __init__(
+        self,
+        wanted: EngineName = "auto",
+        *,
+        memo: Path | None = None,
+        ray_address: str | None = None,
+    ) -> None:
         self._wanted = wanted
         self._memo = memo
+        self._ray_address = ray_address
         self.used = self._remembered() or REFERENCE
         """What computed the last run."""
 
@@ -87,6 +98,9 @@ class Engine:
             self._remember(REFERENCE)
             run_in_loop(app, known)
             return
+        if (remembered.name if remembered else self._wanted) == RAY:
+            self._run_on_ray(app, known)
+            return
         workers = 0 if self._wanted == "stacked" or not can_fork() else processors()
         workers = remembered.workers if remembered else workers if workers > 1 else 0
         workers = min(workers, len(known))
@@ -96,6 +110,21 @@ class Engine:
             run_over(app, grid)
         finally:
             grid.close()
+
+    def _run_on_ray(self, app: ServerApp, sites: Sequence[Site]) -> None:
+        address = address_of(self._ray_address)
+        with connected(address, processors=processors()):
+            # Imported here: most who simulate have no Ray.
+            from fedward.simulations.engines.cluster.grid import RayGrid
+
+            grid = RayGrid(sites)
+            where = "of this machine" if address is None else "of a cluster"
+            why = f"one site after another in {grid.workers} Ray workers {where}"
+            self._remember(Used(name=RAY, why=why, workers=grid.workers))
+            try:
+                run_over(app, grid)
+            finally:
+                grid.close()
 
     def _make(self, workers: int, sites: Sequence[Site], transform: Transform) -> Executor:
         self._remember(self._remembered() or self._choose(workers, sites, transform))

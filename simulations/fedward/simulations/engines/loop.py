@@ -56,7 +56,7 @@ class LoopGrid(OwnGrid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Run the sites that were pushed a message to, and give their replies."""
-        return [self._deliver(self._waiting.pop(key)) for key in message_ids]
+        return list(self.send_and_receive([self._waiting.pop(key) for key in message_ids]))
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
