@@ -3,6 +3,7 @@
 #   PYTHON       the interpreter to build .venv with (3.11, 3.12 or 3.13)
 #   TORCH_INDEX  address of an extra package index that holds PyTorch's CPU wheels (see pytorch.org);
 #                on Linux without it, pip may choose the build with several gigabytes of GPU libraries
+#   EXTRAS       what of pyproject.toml goes into .venv; dev,ray to test the engine `ray` as well
 #   PIP_ARGS     more arguments for pip, for example --no-index --find-links=wheelhouse
 #   OUT          where `make demo` writes its report
 #   TESTARGS     more arguments for pytest
@@ -13,6 +14,7 @@ SUPPORTED = import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_inf
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c '$(SUPPORTED)' 2>/dev/null && { echo "$$p"; break; }; done)
 TORCH_INDEX ?=
+EXTRAS ?= dev
 PIP_ARGS ?=
 OUT ?= OUT
 TESTARGS ?=
@@ -47,7 +49,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	@echo "installing into .venv (only after a change of pyproject.toml or constraints.txt)"
 	@$(PIP) --quiet $(if $(TORCH_INDEX),--extra-index-url "$(TORCH_INDEX)") torch==2.13.0
-	@$(PIP) --quiet -e '.[dev]'
+	@$(PIP) --quiet -e '.[$(EXTRAS)]'
 	@touch $(READY)
 
 demo: $(READY)  ## train the breast-cancer study over four virtual hospitals and write OUT/

@@ -33,6 +33,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp import strategy as flower
 from flwr.supercore.task_identity import TaskIdentity
+from tests.simulations.ray_extra import HAS_RAY, WITHOUT_RAY
 
 from fedward.client.worker.flower_internals import NODE_ID, another_identity
 from fedward.client.worker.flower_internals import identify as identify_worker
@@ -43,12 +44,6 @@ from fedward.server.flower_internals import SERVER_NODE_ID, Run, identify, quiet
 from fedward.server.link.grid import GrpcGrid
 from fedward.server.replies import SelectedGrid
 from fedward.server.strategies import make_strategy, restore_state, strategy_state
-from fedward.simulations.engines.cluster.internals import (
-    VirtualClientEngineActor,
-    pool_size_from_resources,
-    read_token_anew,
-    stay_on_loopback,
-)
 from fedward.simulations.engines.flaky import FlakyGrid
 from fedward.simulations.engines.loop import LoopGrid
 from fedward.simulations.fakes import small_study
@@ -88,7 +83,7 @@ USED = {
     },
     "flwr.clientapp": {"ClientApp"},
     "flwr.serverapp": {"Grid", "ServerApp", "strategy"},
-    # Not public. Each has a test of what we take it for below.
+    # Not public. Each has a test of what we take it for below; Ray's in test_ray_contract.py.
     "flwr.simulation.ray_transport.ray_actor": {
         "VirtualClientEngineActor",
         "pool_size_from_resources",
@@ -115,6 +110,8 @@ def test_an_import_of_flwr_inside_a_function_would_be_found() -> None:
 
 @pytest.mark.parametrize(("module", "name"), sorted({(m, n) for m, n, _ in IMPORTS}))
 def test_every_symbol_that_we_import_exists(module: str, name: str) -> None:
+    if module.startswith("flwr.simulation.") and not HAS_RAY:
+        pytest.skip(WITHOUT_RAY)
     assert hasattr(importlib.import_module(module), name)
 
 
@@ -356,57 +353,6 @@ def test_server_app_hands_over_the_grid_and_lets_errors_through() -> None:
     with pytest.raises(KeyError, match="mine"):
         app(grid, Context(5, 1, {}, RecordDict(), {}))
     assert seen == [grid]
-
-
-# --- simulation runtime -------------------------------------------------------------------------
-
-
-def test_flowers_actor_runs_an_app_with_a_message_and_a_context() -> None:
-    app, context = ClientApp(), Context(5, 9, {}, RecordDict(), {})
-
-    @app.query("introduce")
-    def _introduce(message: Message, given: Context) -> Message:
-        assert given is context
-        return Message(RecordDict({"said": ConfigRecord()}), reply_to=message)
-
-    asked = Message(RecordDict(), dst_node_id=9, message_type=records.INTRODUCE)
-    name, answer, kept = VirtualClientEngineActor().run(lambda: app, asked, "a", context)
-    assert (name, list(answer.content), kept) == ("a", ["said"], context)
-    unknown = Message(RecordDict(), dst_node_id=9, message_type=records.TRAIN)
-    with pytest.raises(Exception, match="No train function") as caught:
-        VirtualClientEngineActor().run(lambda: app, unknown, "a", context)
-    assert type(caught.value).__name__ == "ClientAppException"
-
-
-def test_workers_are_counted_machine_by_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    machines: list[dict[str, Any]] = [{"CPU": 3.0}, {}, {"CPU": 2.0}, {"memory": 1.0}]
-    monkeypatch.setattr("ray.nodes", lambda: [{"Resources": found} for found in machines])
-    assert pool_size_from_resources({"num_cpus": 1}) == 5
-    machines[:] = [{"memory": 1.0}]
-    with pytest.raises(ValueError, match="ActorPool is empty"):
-        pool_size_from_resources({"num_cpus": 1})
-
-
-def test_what_ray_is_told_after_its_import_is_where_it_looks(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """That its processes obey is seen in `test_ray_session.py`."""
-    from ray._private import ray_constants
-    from ray._private.authentication.authentication_utils import is_token_auth_enabled
-    from ray._private.services import resolve_ip_for_localhost
-
-    assert ray_constants.ENABLE_RAY_CLUSTER
-    stay_on_loopback(True)
-    assert resolve_ip_for_localhost("127.0.0.1") == "127.0.0.1"
-    stay_on_loopback(False)
-    assert ray_constants.ENABLE_RAY_CLUSTER
-    with monkeypatch.context() as changed:
-        changed.setenv("RAY_AUTH_MODE", "token")
-        changed.setenv("RAY_AUTH_TOKEN", "a" * 64)
-        read_token_anew()
-        assert is_token_auth_enabled()
-    read_token_anew()
-    assert not is_token_auth_enabled()
 
 
 # --- grid ---------------------------------------------------------------------------------------
