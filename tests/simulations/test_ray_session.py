@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.simulations.ray_extra import needs_ray
 from tests.simulations.test_engines import app_of, assert_same, by_loop
 from tests.simulations.test_simulation_repeats import Stops, a_study, run, write_site
 from typer.testing import CliRunner
@@ -27,6 +28,7 @@ from fedward.simulations.engines.cluster import session
 from fedward.simulations.fakes import make_cohorts, make_sites, small_study
 from fedward.simulations.simulate import Simulation
 
+pytestmark = needs_ray
 WAIT_S = 300.0
 quiet = pytest.mark.filterwarnings("ignore::ResourceWarning")  # Ray leaves files to the system
 
@@ -80,6 +82,16 @@ def test_an_address_where_nobody_answers_is_refused_before_anything_is_begun(
             a_study(), study_folder, out, engine="ray", ray_address=f"127.0.0.1:{closed_port}"
         ).run()
     assert not out.exists()
+
+
+def test_what_is_not_ray_at_an_address_is_refused_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray itself asks it for more than five minutes."""
+    monkeypatch.setattr(session, "_ANSWERS_S", 1.0)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as other,
+        pytest.raises(LinkError, match="no Ray cluster answers"),
+    ):
+        session.check(f"127.0.0.1:{other.getsockname()[1]}")
 
 
 def test_the_environments_address_is_used_where_none_is_given(

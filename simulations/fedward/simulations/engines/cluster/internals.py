@@ -6,6 +6,7 @@ later, for one session, is told it here.
 
 from __future__ import annotations
 
+import grpc
 from flwr.simulation.ray_transport.ray_actor import (
     VirtualClientEngineActor as VirtualClientEngineActor,
 )
@@ -13,11 +14,9 @@ from flwr.simulation.ray_transport.ray_actor import (
     pool_size_from_resources as pool_size_from_resources,
 )
 from ray._private import ray_constants
+from ray._private.grpc_utils import init_grpc_channel
 from ray._private.node import Node
-from ray._raylet import (  # type: ignore[attr-defined]  # compiled: nothing says what is in it
-    AuthenticationTokenLoader,
-    Config,
-)
+from ray._raylet import AuthenticationTokenLoader, Config
 
 
 def stay_on_loopback(stay: bool) -> None:
@@ -32,6 +31,18 @@ def read_token_anew() -> None:
     """Have Ray look again into the environment for how its processes prove who they are."""
     AuthenticationTokenLoader.instance().reset_cache()
     Config.initialize("")
+
+
+def speaks(address: str, timeout_s: float) -> bool:
+    """Whether what is at an address speaks as Ray does: else Ray itself would ask for minutes."""
+    channel = init_grpc_channel(address, [("grpc.enable_http_proxy", 0)])
+    try:
+        grpc.channel_ready_future(channel).result(timeout_s)
+    except grpc.FutureTimeoutError:
+        return False
+    finally:
+        channel.close()
+    return True
 
 
 def end_what_started(error: BaseException) -> None:

@@ -25,7 +25,7 @@ from fedward.common.errors import LinkError, MissingExtraError, RoundError, Stat
 
 ADDRESS = "RAY_ADDRESS"
 """Environment variable that Ray itself reads an address from."""
-_ANSWERS_S = 10.0
+_ANSWERS_S = 20.0
 _ATTEMPTS = 3
 """How often to start Ray: it gives itself half a minute, too little on a busy machine."""
 _QUIET = {
@@ -76,13 +76,18 @@ def _parts(address: str) -> tuple[str, int]:
 
 
 def _reach(host: str, port: int) -> None:
+    nobody = LinkError(
+        f"no Ray cluster answers at {host}:{port}",
+        hint="start one with `ray start --head`, or leave the address out",
+    )
     try:
         socket.create_connection((host, port), timeout=_ANSWERS_S).close()
     except OSError as error:
-        raise LinkError(
-            f"no Ray cluster answers at {host}:{port}",
-            hint="start one with `ray start --head`, or leave the address out",
-        ) from error
+        raise nobody from error
+    from fedward.simulations.engines.cluster.internals import speaks
+
+    if not speaks(f"{host}:{port}", _ANSWERS_S):
+        raise nobody
 
 
 @contextmanager
