@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
@@ -12,23 +11,20 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.simulations.ray_extra import needs_ray
-from tests.simulations.test_engines import app_of, assert_same, by_loop
 from tests.simulations.test_simulation_repeats import Stops, a_study, run, write_site
 from typer.testing import CliRunner
 
+from fedward.common.cli import main
 from fedward.common.errors import Interrupted, LinkError, MissingExtraError
-from fedward.server.rounds import Outcome
 from fedward.simulations.cli import app as command
-from fedward.simulations.engines.choice import Engine
 from fedward.simulations.engines.cluster import session
-from fedward.simulations.fakes import make_cohorts, make_sites, small_study
+from fedward.simulations.fakes import make_cohorts, small_study
 from fedward.simulations.simulate import Simulation
 
-pytestmark = needs_ray
+STUDY = Path(__file__).resolve().parents[2] / "examples" / "breast-cancer" / "study.toml"
 WAIT_S = 300.0
 quiet = pytest.mark.filterwarnings("ignore::ResourceWarning")  # Ray leaves files to the system
 
@@ -67,23 +63,26 @@ def test_without_ray_it_says_what_to_install(
     assert not out.exists()
 
 
+@needs_ray
 @pytest.mark.parametrize("address", ["here", "ray://127.0.0.1:10001", "127.0.0.1:0", ":1", "a:x"])
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(LinkError, match="is HOST:PORT"):
         session.check(address)
 
 
+@needs_ray
 def test_an_address_where_nobody_answers_is_refused_before_anything_is_begun(
-    study_folder: Path, tmp_path: Path, closed_port: int
+    tmp_path: Path, closed_port: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "out"
-    with pytest.raises(LinkError, match=rf"no Ray cluster answers at 127.0.0.1:{closed_port}"):
-        Simulation(
-            a_study(), study_folder, out, engine="ray", ray_address=f"127.0.0.1:{closed_port}"
-        ).run()
+    out, address = tmp_path / "out", f"127.0.0.1:{closed_port}"
+    words = ["simulate", str(STUDY), "--out", str(out), "--engine", "ray", "--ray-address", address]
+    assert main([*words, "--quiet"]) == LinkError.exit_code == 13
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: no Ray cluster answers at {address}: ")
     assert not out.exists()
 
 
+@needs_ray
 def test_what_is_not_ray_at_an_address_is_refused_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray itself asks it for more than five minutes."""
     monkeypatch.setattr(session, "_ANSWERS_S", 1.0)
@@ -94,6 +93,7 @@ def test_what_is_not_ray_at_an_address_is_refused_soon(monkeypatch: pytest.Monke
         session.check(f"127.0.0.1:{other.getsockname()[1]}")
 
 
+@needs_ray
 def test_the_environments_address_is_used_where_none_is_given(
     study_folder: Path, tmp_path: Path, closed_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,9 +109,16 @@ def test_an_address_without_the_engine_is_a_wrong_command_line(tmp_path: Path) -
     assert "--engine ray" in done.output
 
 
+def test_a_sweep_takes_another_engine(tmp_path: Path) -> None:
+    done = CliRunner().invoke(command, [str(tmp_path / "s.toml"), "--engine=ray", "--seeds=2"])
+    assert done.exit_code == 2
+    assert "a sweep takes another engine" in done.output
+
+
 # --- runs ---------------------------------------------------------------------------------------
 
 
+@needs_ray
 @pytest.mark.slow
 @quiet
 def test_interrupted_and_resumed_is_what_loop_gives(study_folder: Path, tmp_path: Path) -> None:
@@ -131,26 +138,26 @@ def test_interrupted_and_resumed_is_what_loop_gives(study_folder: Path, tmp_path
     assert found == expected
 
 
-CLUSTER = """
-import json, os, sys
+# --- nothing is left ----------------------------------------------------------------------------
+
+
+ELSEWHERE = """
+import sys
 from fedward.simulations.engines.cluster.session import connected
 with connected(None, processors=2):
-    import ray
     from fedward.simulations.engines.cluster.grid import RayGrid
     from fedward.simulations.fakes import make_cohorts, make_sites, small_study
-    if sys.argv[1:]:
-        grid = RayGrid(make_sites(small_study(), make_cohorts(small_study(), 2)))
-    address = ray.get_runtime_context().gcs_address
-    print(json.dumps([address, os.environ["RAY_AUTH_TOKEN"]]), flush=True)
+    grid = RayGrid(make_sites(small_study(), make_cohorts(small_study(), 2)))
+    print("ready", flush=True)
     sys.stdin.read()
 """
 
 
 @contextmanager
-def ray_elsewhere(*options: str) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
-    """A process that has Ray: itself, the address and the secret."""
+def ray_elsewhere() -> Iterator[subprocess.Popen[str]]:
+    """A process that has Ray and workers."""
     with subprocess.Popen(
-        [sys.executable, "-c", CLUSTER, *options],
+        [sys.executable, "-c", ELSEWHERE],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -158,36 +165,10 @@ def ray_elsewhere(*options: str) -> Iterator[tuple[subprocess.Popen[str], str, s
     ) as process:
         try:
             assert process.stdout is not None
-            address, token = json.loads(process.stdout.readline())
-            yield process, address, token
+            assert process.stdout.readline() == "ready\n"
+            yield process
         finally:
             process.kill()
-
-
-@pytest.mark.slow
-@quiet
-def test_a_cluster_at_an_address_computes_the_same_and_is_left_as_it_is(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    study = small_study()
-
-    def sites() -> dict[str, Any]:
-        return {site.name: site for site in make_sites(study, make_cohorts(study, 3))}
-
-    expected = by_loop(study, sites())
-    with ray_elsewhere() as (_, address, token):
-        monkeypatch.setenv("RAY_AUTH_MODE", "token")
-        monkeypatch.setenv("RAY_AUTH_TOKEN", token)
-        for _ in range(2):
-            found: list[Outcome] = []
-            engine = Engine("ray", ray_address=address)
-            engine.run(app_of(study, found), list(sites().values()))
-            assert_same(expected, found[0], close=0.0)
-            assert engine.used.why.endswith("2 Ray workers of a cluster")
-        session.check(address)  # it is there still
-
-
-# --- nothing is left ----------------------------------------------------------------------------
 
 
 def members(leader: int) -> list[int]:
@@ -231,11 +212,12 @@ def ended(handle: int) -> bool:
         os.close(handle)
 
 
+@needs_ray
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [None, signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=str)
 def test_no_one_else_reaches_it_and_no_process_is_left(how: signal.Signals | None) -> None:
     before = set(Path(session._FOLDER).glob("fedward-ray-*"))
-    with ray_elsewhere("with sites") as (process, _, _):
+    with ray_elsewhere() as process:
         inside = members(process.pid)
         assert len(inside) >= 4  # of Ray's own two, and our workers
         assert listening(inside) <= {"0100007F", "0000000000000000FFFF00000100007F"}
