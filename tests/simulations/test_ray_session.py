@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from fedward.common.cli import main
 from fedward.common.errors import Interrupted, LinkError, MissingExtraError
+from fedward.simulations.bench.cli import app as bench
 from fedward.simulations.cli import app as command
 from fedward.simulations.engines.cluster import session
 from fedward.simulations.fakes import make_cohorts, small_study
@@ -113,6 +114,12 @@ def test_a_sweep_takes_another_engine(tmp_path: Path) -> None:
     done = CliRunner().invoke(command, [str(tmp_path / "s.toml"), "--engine=ray", "--seeds=2"])
     assert done.exit_code == 2
     assert "a sweep takes another engine" in done.output
+
+
+def test_a_bench_takes_another_engine() -> None:
+    done = CliRunner().invoke(bench, ["--engine=ray"])
+    assert done.exit_code == 2
+    assert "workloads are for one machine" in done.output
 
 
 # --- runs ---------------------------------------------------------------------------------------

@@ -107,6 +107,8 @@ def bench(
     ] = 20.0,
 ) -> None:
     """Measure, print a table, write the page, and compare."""
+    if engine is Engine.RAY:
+        raise typer.BadParameter("workloads are for one machine", param_hint="--engine ray")
     from fedward.simulations.bench.guard import check_comparable, falls
     from fedward.simulations.bench.measure import measure
     from fedward.simulations.bench.results import Bench, Machine, Task
