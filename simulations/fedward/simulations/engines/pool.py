@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from fedward.common.errors import FedwardError, RoundError
+from fedward.common.memory import STEPS, reuse_memory
 
 ATTEMPTS = 3
 """How often the same work may end its worker before the run gives up."""
@@ -171,6 +172,7 @@ def _serve(
     end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent ends us
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    reuse_memory(STEPS)
     torch.set_num_threads(1)  # threads do not survive a fork: torch would wait for them for ever
     for other in foreign:  # or the pipe would stay open when the parent dies
         other.close()
