@@ -33,7 +33,7 @@ from fedward.client.worker.process import WorkerDied
 from fedward.client.worker.protocol import Do, Done, Load
 from fedward.common import records
 from fedward.common.audit import AuditLog, caused, verify_log
-from fedward.common.errors import DataError, FedwardError, PrivacyError, StateError
+from fedward.common.errors import DataError, FedwardError, PrivacyError, RoundError, StateError
 from fedward.common.identity import PrivateKey
 from fedward.common.study import Study, study_hash
 from fedward.common.wire.body import Body, Content, write_body
@@ -404,7 +404,7 @@ def test_an_answer_is_not_given_in_the_name_of_another_study(tmp_path: Path) -> 
         code, reason = code_and_reason(await daemon.do(replace(first, study=ward.name)))
         assert (code, len(pool.tasks)) == (8, 1)
         assert "names another study" in reason
-        assert not path.exists()
+        assert path.exists()  # or whoever asks could have the site forget what it answered
 
     ward.run(story)
 
@@ -423,14 +423,36 @@ def test_the_same_task_has_the_same_answer_after_a_restart(tmp_path: Path) -> No
     assert len(ward.log("release")) == 1
 
 
+def test_asking_in_another_name_makes_no_round_new(tmp_path: Path) -> None:
+    """A run's questions stay counted, whatever is asked in the name of a study nobody knows."""
+    ward = Ward(tmp_path)
+
+    async def story(daemon: Daemon, _pool: Trained) -> None:
+        for number in (1, 2):
+            asked = ward.asked(number, key=f"{number:064x}")
+            assert read(await daemon.do(asked)).arrays
+            daemon.receipt(asked.key, b"")
+            assert code_and_reason(await daemon.do(replace(asked, study="ab" * 32)))[0] != 0
+            daemon.receipt(asked.key, b"")
+        outbox = Outbox(ward.home.outbox)
+        assert outbox.last_round(ward.asked().run) == 2
+        first = await daemon.do(ward.asked(1, key="ee" * 32))
+        assert code_and_reason(first)[0] == RoundError.exit_code
+        again = ward.asked(2, key=f"{2:064x}")
+        assert read(await daemon.do(again)).arrays  # what was answered is still given
+
+    ward.run(story)
+
+
 def test_an_answer_that_is_there_stays_when_the_study_is_withdrawn(tmp_path: Path) -> None:
     ward = Ward(tmp_path)
 
     async def story(daemon: Daemon, _pool: Trained) -> None:
         path = await daemon.do(ward.asked())
         ward.decide("withdraw")
-        assert code_and_reason(await daemon.do(ward.asked()))[0] == 14
-        assert not path.exists()
+        told = await daemon.do(ward.asked())
+        assert code_and_reason(told)[0] == 14
+        assert told != path
 
     ward.run(story)
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from fedward.common.errors import IdentityError, LinkError
 from fedward.common.wire import kinds
-from fedward.common.wire.link_pb2 import Header, Signed
+from fedward.common.wire.link_pb2 import Head, Header, Signed
 from fedward.common.wire.message import message_id, pack, peek, seal, unpack, unseal
 
 
@@ -67,6 +67,17 @@ def test_a_changed_byte_is_noticed(where: str, position: int, flip: int) -> None
                             "body": message.body, where: bytes(part)})  # fmt: skip
         with pytest.raises((IdentityError, LinkError)):
             unseal(changed, KEY)
+
+
+@pytest.mark.parametrize("which", ["audit", "ledger", "witnessed"])
+def test_an_end_of_a_log_that_can_be_none_is_refused(which: str) -> None:
+    """It is put on record: one that no database can hold would end a run for everybody."""
+    for length, size in ((0, 0), (0, 32), (1, 32), ((1 << 63) - 1, 32)):
+        assert unseal(small(**{which: Head(length=length, hash=bytes(size))}), KEY)
+    for length, size in ((1 << 63, 32), ((1 << 64) - 1, 32), (1, 0), (1, 33), (0, 31)):
+        for make in (small, large):
+            with pytest.raises(LinkError, match="an end of a log that can be none"):
+                unseal(make(**{which: Head(length=length, hash=bytes(size))}), KEY)
 
 
 def test_another_key_is_noticed() -> None:

@@ -3,12 +3,12 @@
 A reply is there whole or not at all, whatever is killed when. It stays until the site has
 answered the round after the next, so that the same task, asked again, is answered by the same
 bytes: a server keeps two checkpoints, and may go back from the newest. Replies also tell which
-rounds are over. A refusal stays until its receipt: asked anew, a site may have changed its
-mind.
+rounds are over, so no refusal deletes one: whoever asks may have meant it to. A refusal stays until
+its receipt: asked anew, a site may have changed its mind.
 
     ROUND.KEY.work     written by the training process, not seen by the gate yet
     ROUND.KEY.reply    passed the gate
-    ROUND.KEY.refusal  says why there is none
+    ROUND.KEY.refusal  says why there is none, or why it is not given now
     ROUND.ACTION.KEY.asked   that it was asked, see `Outbox.ask`
 """
 
@@ -143,7 +143,8 @@ class Outbox:
         """
         if not _KEY.fullmatch(key):
             return None
-        answers = self._folder.glob("*/*.re*")
+        # A refusal of what was answered before is the later of the two.
+        answers = (*self._folder.glob("*/*.refusal"), *self._folder.glob("*/*.reply"))
         received = next((path for path in answers if _key(path) == key), None)
         if received is None:
             return None

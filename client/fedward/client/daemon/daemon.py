@@ -263,7 +263,6 @@ class Daemon:
             reason=content.config[records.ERROR_REASON],
         )
         self._record.ledger_at(self._books.head)
-        work.with_suffix(".reply").unlink(missing_ok=True)
         path = self._outbox.refuse(work, content)
         self._signals.answered(asked, error)
         return path

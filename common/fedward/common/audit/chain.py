@@ -23,6 +23,8 @@ from typing import Any, Self
 from fedward.common.errors import StateError
 
 _HASH = re.compile(r"[0-9a-f]{64}")
+LONGEST_LOG = 1 << 63
+"""Entries that no log has: what a database can count ends before."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Head:
         if isinstance(value, Mapping):
             length, text = value.get("length"), value.get("hash")
             known = isinstance(text, str) and _HASH.fullmatch(text) is not None
-            if type(length) is int and length >= 0 and known:
+            if type(length) is int and 0 <= length < LONGEST_LOG and known:
                 return cls(length, str(text))
         raise StateError("this is not the head of a log", hint="it has a length and a hash")
 

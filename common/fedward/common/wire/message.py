@@ -13,11 +13,13 @@ from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError
 
+from fedward.common.audit.chain import LONGEST_LOG
 from fedward.common.errors import LinkError
 from fedward.common.wire import kinds, strict
 from fedward.common.wire.encoding import ENCODINGS
 from fedward.common.wire.link_pb2 import Header, Signed
 
+_HASH_SIZE = hashlib.sha256().digest_size
 _DOMAIN = b"fedward link message v1\0"
 """Keeps a signature over a message from being one over anything else."""
 _LARGEST_HEADER = 8 << 10
@@ -81,6 +83,7 @@ def unseal(signed: Signed, verifier: Verifier) -> Header:
             f"version {kinds.PROTOCOL}",
             hint="install the same version of fedward on both sides",
         )
+    _check_heads(header)
     if header.kind in kinds.SMALL:
         _check_small(header, signed.body)
     elif header.kind in (kinds.TASK, kinds.REPLY):
@@ -88,6 +91,14 @@ def unseal(signed: Signed, verifier: Verifier) -> Header:
     else:
         raise LinkError("a message is of a kind that is not known", hint=_HINT)
     return header
+
+
+def _check_heads(header: Header) -> None:
+    """Ends of logs are put on record as they come: by a number and a hash of their own size."""
+    for head in (header.audit, header.ledger, header.witnessed):
+        sizes = (_HASH_SIZE,) if head.length else (0, _HASH_SIZE)
+        if head.length >= LONGEST_LOG or len(head.hash) not in sizes:
+            raise LinkError("a message names an end of a log that can be none", hint=_HINT)
 
 
 def _check_small(header: Header, body: bytes) -> None:
@@ -103,7 +114,7 @@ def _check_large(header: Header, body: bytes) -> None:
         raise LinkError("a message has a body that may not travel", hint=_HINT)
     if header.encoding not in ENCODINGS or (not header.encoding and sizes[0] != sizes[1]):
         raise LinkError("a message has a body in a form that is not known", hint=_HINT)
-    if len(header.body_sha256) != hashlib.sha256().digest_size:
+    if len(header.body_sha256) != _HASH_SIZE:
         raise LinkError("a message does not name its body", hint=_HINT)
 
 
