@@ -17,6 +17,7 @@ from fedward.client.link.backoff import Backoff
 from fedward.client.link.connection import Line
 from fedward.client.link.jobs import Jobs
 from fedward.client.link.transfers import Outgoing
+from fedward.common.errors import LinkError
 from fedward.common.wire import kinds
 from fedward.common.wire.link_pb2 import Signed
 from fedward.common.wire.session import Session
@@ -83,6 +84,30 @@ def test_a_transfer_ends_with_its_line(
 
     asyncio.run(main())
     assert sorted(begun) == sorted(["fetch", "send", hangs])
+
+
+def test_no_more_tasks_are_taken_on_than_a_site_has_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may have a body on the disk: a server that asks on and on is left, not obeyed."""
+
+    async def fetch(_line: Line, _offer: Offer, _inbox: Path) -> Path:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def main() -> None:
+        monkeypatch.setattr(jobs_module, "fetch", fetch)
+        jobs = make_jobs(Ward(tmp_path), tmp_path)
+        ours, theirs = both_ends()
+        for number in range(1, jobs_module.MOST_TASKS + 1):
+            offered(jobs, ours, theirs, number=number)
+        with pytest.raises(LinkError, match="more at once"):
+            offered(jobs, ours, theirs, number=jobs_module.MOST_TASKS + 1)
+        offered(jobs, ours, theirs, number=1)  # one that is in hand is taken up again
+        assert len(jobs) == jobs_module.MOST_TASKS
+        await jobs.stop()
+
+    asyncio.run(main())
 
 
 def test_old_messages_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

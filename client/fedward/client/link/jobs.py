@@ -27,6 +27,8 @@ from fedward.common.wire.message import message_id
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _REFUSAL_SUFFIX = ".refusal"
+MOST_TASKS = 32
+"""In hand at a time, of all runs: each may have its body on this site's disk."""
 _AT_ONCE = 6
 """Transfers at a time; the server allows a few more calls than that."""
 _REMEMBERED = 1024
@@ -94,11 +96,16 @@ class Jobs:
 
         Raises:
             IdentityError: the server did not sign it.
-            LinkError: it is not a task.
+            LinkError: it is not a task, or one too many.
         """
         if message_id(signed) in self._keys:
             return
         offer = read_offer(line.session, signed)
+        if offer.key not in self._jobs and len(self._jobs) >= MOST_TASKS:
+            raise LinkError(
+                "the server asks for more at once than a site takes on",
+                hint="nothing: it is told again what is asked when there is a line again",
+            )
         self._remember(offer)
         job = self._jobs.get(offer.key)
         if job is None:
