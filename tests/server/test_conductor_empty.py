@@ -261,6 +261,27 @@ def test_a_run_that_ends_while_the_registry_is_looked_at_is_not_taken_up_again(
     assert len(ends) == 1
 
 
+def test_a_defect_while_looking_does_not_end_the_looking(
+    consortium: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else no run, and no revocation, would go on, in a service that seems to work."""
+    monkeypatch.setattr("fedward.server.conductor.LOOK_S", 0.01)
+    defect, looked = threading.Event(), threading.Event()
+    hooks = Hooks(defect=defect.set, offers_changed=looked.set)
+    service = Service(consortium, LoopCarrier(consortium, a_study(1)), hooks=hooks)
+    try:
+        service.conductor.start()
+        away = service.roster.path.with_suffix(".away")
+        service.roster.path.rename(away)
+        assert defect.wait(LONG_S)
+        away.rename(service.roster.path)
+        looked.clear()
+        assert looked.wait(LONG_S)
+        assert service.conductor.alive
+    finally:
+        service.close()
+
+
 def test_a_run_without_a_single_contribution_is_never_released(
     consortium: Consortium, serve: Callable[..., Service]
 ) -> None:

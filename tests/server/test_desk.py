@@ -18,6 +18,7 @@ from fedward.common.identity import PrivateKey, RosterFile
 from fedward.common.statements import COUNTERSIGNATURE, DECISION, LEDGER_HEAD, OFFER, state
 from fedward.common.study import study_hash
 from fedward.common.wire.link_pb2 import Head, Header
+from fedward.server import desk as desk_module
 from fedward.server.desk import Desk
 from fedward.server.link.desk import Question
 from fedward.server.registry import Choice, LogHead, Registry, State
@@ -105,6 +106,28 @@ def test_offers_are_given_as_they_were_signed(counter: Counter) -> None:
     (found,) = counter.desk.studies(question())["studies"]
     assert found == {"offer": evidence.decode(), "state": "offered", "choice": None, "run": ""}
     assert counter.desk.studies(question("stranger")) == {"studies": [], "over": {}}
+
+
+def test_studies_beyond_the_room_of_an_answer_leave_out_those_that_ended(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They add up for years: with more than a message holds no hospital was told anything."""
+    names = []
+    for seed in range(6):
+        study = a_study(training={"seed": seed})
+        names.append(study_hash(study))
+        evidence = state(OFFER, "coordinator", {"study": names[-1]}, counter.consortium.key)
+        counter.registry.offer(study, evidence, SITES)
+    whole = counter.desk.studies(question())["studies"]
+    assert len(whole) == 6
+    assert None not in whole
+    for name in names[:1] + names[2:]:  # taken back, all but one that is old
+        counter.registry.close_offer(name)
+    monkeypatch.setattr(desk_module, "ROOM_FOR_STUDIES", int(2.5 * len(json.dumps(whole[0]))))
+    told = counter.desk.studies(question())["studies"]
+    assert told[-1] is None
+    found = [json.loads(one["offer"])["content"]["study"] for one in told[:-1]]
+    assert found == [names[1], names[5]]
 
 
 def test_who_withdraws_after_the_release_is_put_on_record(counter: Counter) -> None:

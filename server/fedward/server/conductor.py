@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedward.common.audit import AuditLog
-from fedward.common.errors import FedwardError, StateError
+from fedward.common.errors import FedwardError, StateError, place_of
 from fedward.common.identity import RosterFile
 from fedward.common.study import Study
 from fedward.server.carrier import Carrier
@@ -166,6 +166,10 @@ class Conductor:
                 self.look()
             except FedwardError as error:
                 logger.error("looking failed", extra={"facts": {"error": str(error)}})
+            except Exception as error:  # noqa: BLE001  (or no run and no revocation went on)
+                kind = f"{type(error).__name__} {place_of(error)}"
+                logger.critical("looking met a defect", extra={"facts": {"error": kind}})
+                self._hooks.defect()
 
     def _look_at_roster(self) -> None:
         found = self._roster.path.stat()

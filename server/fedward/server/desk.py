@@ -26,7 +26,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fedward.common.audit import AuditLog
@@ -35,10 +35,11 @@ from fedward.common.audit.caused import Caused
 from fedward.common.errors import FedwardError, IdentityError, LinkError, StateError
 from fedward.common.identity import Member, RosterFile
 from fedward.common.statements import COUNTERSIGNATURE, DECISION, LEDGER_HEAD, read_statement
+from fedward.common.wire import kinds
 from fedward.common.wire.link_pb2 import Head, Header
 from fedward.common.wire.session import Heads
 from fedward.server.link.desk import Question
-from fedward.server.registry import Choice, Countersignature, LogHead, Offer, Registry
+from fedward.server.registry import Choice, Countersignature, LogHead, Offer, Registry, State
 from fedward.server.registry.states import meant
 
 LEDGER = "ledger"
@@ -48,6 +49,8 @@ WENT_BACK = "log went back"
 _STATED = "stated-ledger"
 """Log under which a ledger's end is kept with a statement that other sites can check."""
 _MOST_SIGNED = 2000
+ROOM_FOR_STUDIES = kinds.LARGEST_SMALL_BODY * 3 // 4
+"""Bytes of an answer that offers may take; the rest is for what is over."""
 _MOST_OVER = 1000
 
 Renew = Callable[[str, bytes], tuple[bytes, bytes]]
@@ -108,10 +111,8 @@ class Desk:
         offers = self._registry.offered(site)
         # What is over asks for nothing more, but who withdraws even then wants it on record.
         over = self._registry.approved_and_over(site)[-_MOST_OVER:]
-        return {
-            "studies": [_shown(offer, site) for offer in offers],
-            "over": dict.fromkeys(over, Choice.APPROVE.value),
-        }
+        told = dict.fromkeys(over, Choice.APPROVE.value)
+        return {"studies": _fitting(offers, site), "over": told}
 
     def decide(self, question: Question) -> dict[str, Any]:
         """Check and keep what the site decided.
@@ -206,7 +207,7 @@ class Desk:
         shown: dict[str, list[Any]] = {site.name: [] for site in self._registry.sites()}
         for offer in self._registry.studies():
             for site in offer.answers:
-                shown[site].append([offer.study, offer.state.value, offer.runs[-1:]])
+                shown.setdefault(site, []).append([offer.study, offer.state.value, offer.runs[-1:]])
         found = {site: _number(what) for site, what in shown.items()}
         with self._lock:
             changed = {site for site, n in found.items() if self._versions.get(site) != n}
@@ -309,6 +310,22 @@ def _shown(offer: Offer, site: str) -> dict[str, Any]:
         "choice": None if choice is None else choice.value,
         "run": offer.runs[-1] if offer.runs else "",
     }
+
+
+def _fitting(offers: Sequence[Offer], site: str) -> list[dict[str, Any] | None]:
+    """What an answer has room for: what goes on before what ended, the newest first.
+
+    A None at the end says that not all had room: a site takes what is missing for nothing.
+    """
+    room, fitting = ROOM_FOR_STUDIES, list[dict[str, Any] | None]()
+    newest, ended = list(reversed(offers)), (State.FAILED, State.STOPPED)
+    for offer in sorted(newest, key=lambda offer: offer.state in ended):
+        shown = _shown(offer, site)
+        room -= len(json.dumps(shown))
+        if room < 0:
+            return [*fitting, None]
+        fitting.append(shown)
+    return fitting
 
 
 def _text(body: Mapping[str, Any], key: str) -> bytes:
