@@ -103,12 +103,14 @@ async def _serve(folder: Path, size: int, sites: int) -> None:
     data, turns = os.urandom(size), _Turns(sites)
 
     async def down(_request: bytes, _context: object) -> AsyncIterator[bytes]:
+        """All bytes, to a site, when all sites are there."""
         await turns.begin()
         hashlib.sha256(data).digest()
         for piece in _pieces(data):
             yield piece
 
     async def up(requests: AsyncIterator[bytes], _context: object) -> bytes:
+        """What a site sends back; gives its hash."""
         digest = hashlib.sha256()
         async for piece in requests:
             digest.update(piece)

@@ -579,6 +579,21 @@ def test_replies_go_when_the_round_after_the_next_is_answered(tmp_path: Path) ->
     assert outbox.last_round("run-1") == 0
 
 
+def test_a_receipt_is_for_what_was_given_last(tmp_path: Path) -> None:
+    """A refusal deletes no reply, and is out of date as soon as the reply is given again."""
+    outbox, key = Outbox(tmp_path / "outbox"), "a" * 64
+    work = outbox.work("run-1", 1, key)
+    write_durably(work, Content({"n": 1}))
+    reply = outbox.release(work)
+    refusal = outbox.refuse(work, Content({"error-code": 5}))
+    assert outbox.receipt(key) == refusal
+    assert not refusal.exists()
+    outbox.refuse(work, Content({"error-code": 5}))
+    assert outbox.find("run-1", key) == reply
+    assert outbox.receipt(key) == reply
+    assert reply.exists()
+
+
 def test_what_is_left_of_runs_that_nobody_knows_goes_after_a_day(tmp_path: Path) -> None:
     outbox, now = Outbox(tmp_path / "outbox"), 1e9
     for run, age_s in (("known-1", 1e6), ("strange-1", 1e6), ("strange-2", 3600.0)):

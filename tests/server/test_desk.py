@@ -17,8 +17,8 @@ from fedward.common.errors import FedwardError, IdentityError, LinkError, StateE
 from fedward.common.identity import PrivateKey, RosterFile
 from fedward.common.statements import COUNTERSIGNATURE, DECISION, LEDGER_HEAD, OFFER, state
 from fedward.common.study import study_hash
+from fedward.common.wire import kinds
 from fedward.common.wire.link_pb2 import Head, Header
-from fedward.server import desk as desk_module
 from fedward.server.desk import Desk
 from fedward.server.link.desk import Question
 from fedward.server.registry import Choice, LogHead, Registry, State
@@ -123,11 +123,16 @@ def test_studies_beyond_the_room_of_an_answer_leave_out_those_that_ended(
     assert None not in whole
     for name in names[:1] + names[2:]:  # taken back, all but one that is old
         counter.registry.close_offer(name)
-    monkeypatch.setattr(desk_module, "ROOM_FOR_STUDIES", int(2.5 * len(json.dumps(whole[0]))))
+    monkeypatch.setattr(kinds, "ROOM_FOR_OFFERS", int(2.5 * len(json.dumps(whole[0]))))
     told = counter.desk.studies(question())["studies"]
     assert told[-1] is None
     found = [json.loads(one["offer"])["content"]["study"] for one in told[:-1]]
     assert found == [names[1], names[5]]
+    large = a_study(training={"seed": 6})  # the newest, and alone too large: the rest is told
+    content = {"study": study_hash(large), "x": "x" * kinds.ROOM_FOR_OFFERS}
+    evidence = state(OFFER, "coordinator", content, counter.consortium.key)
+    counter.registry.offer(large, evidence, SITES)
+    assert counter.desk.studies(question())["studies"] == told
 
 
 def test_who_withdraws_after_the_release_is_put_on_record(counter: Counter) -> None:

@@ -24,6 +24,7 @@ from fedward.common.identity import PrivateKey, make_request, read_request
 from fedward.common.lock import held, is_held
 from fedward.common.statements import OFFER, read_statement
 from fedward.common.study.load import EXAMPLE
+from fedward.common.wire import kinds
 from fedward.server.authority import Registrar, utc_now
 from fedward.server.founding import Plan, found
 from fedward.server.home import ConsortiumFolder
@@ -101,8 +102,8 @@ def test_a_study_is_submitted_started_stopped_and_resumed(
     own = folder.load_identity().key.public
     assert verify_log(folder.audit_log, own).ok
     with folder.open_audit_log() as log:
-        kinds = [entry.kind for entry in log.entries()]
-    assert kinds[-4:] == ["offer", "run started", "stop asked for", "resume asked for"]
+        logged = [entry.kind for entry in log.entries()]
+    assert logged[-4:] == ["offer", "run started", "stop asked for", "resume asked for"]
 
 
 def test_an_offer_is_taken_back_by_the_name_of_its_study(
@@ -144,6 +145,18 @@ def test_an_empty_consortium_is_shown(
 ) -> None:
     assert main(["server", name, str(folder.path)]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_a_study_that_no_message_holds_is_not_offered(
+    folder: ConsortiumFolder, study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fedward.common.study import load_study
+
+    monkeypatch.setattr(kinds, "LARGEST_OFFER", 1000)
+    with Office.open(folder.path) as office:
+        with pytest.raises(StateError, match="too large for a message"):
+            office.submit(load_study(study), None)
+        assert office.registry.studies() == ()
 
 
 def test_a_study_is_found_by_name_or_hash_but_never_guessed(
@@ -196,8 +209,8 @@ def test_the_service_shows_how_it_is_and_ends_in_good_order(folder: ConsortiumFo
     assert read_status(folder.status)["state"] == "stopped"
     assert not is_held(folder.lock)
     with folder.open_audit_log() as log:
-        kinds = [entry.kind for entry in log.entries()]
-    assert kinds[-2:] == ["service started", "service stopped"]
+        logged = [entry.kind for entry in log.entries()]
+    assert logged[-2:] == ["service started", "service stopped"]
     assert verify_log(folder.audit_log, folder.load_identity().key.public).ok
 
 

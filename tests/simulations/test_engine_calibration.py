@@ -29,9 +29,16 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def run(rounds: int = 2, *, memo: Path | None = None, wanted: Any = "auto", **more: Any) -> Engine:
+def run(
+    rounds: int = 2,
+    *,
+    seed: int = 1,
+    memo: Path | None = None,
+    wanted: Any = "auto",
+    **more: Any,
+) -> Engine:
     """A whole run; what computed it."""
-    study = small_study(training={"rounds": rounds}, **more)
+    study = small_study(training={"rounds": rounds, "seed": seed}, **more)
     sites: Sequence[Site] = list(make_sites(study, make_cohorts(study, SITES, patients=20)))
     found: list[Outcome] = []
     app = build_server_app(
@@ -85,6 +92,7 @@ def test_a_large_model_is_stacked_only_if_that_is_clear(
 def test_another_kind_of_work_is_tried_out_anew(cache: Path) -> None:
     run()
     run(algorithm={"name": "fedprox", "mu": 0.1})  # the same work
+    run(seed=5)
     assert len(list(cache.iterdir())) == 1
     run(model={"name": "mlp", "hidden": [9]})
     run(privacy={"mode": "dp", "epsilon": 8.0, "delta": 1e-2})

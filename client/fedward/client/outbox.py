@@ -98,12 +98,20 @@ class Outbox:
             raise output_error(mine, error) from error
 
     def find(self, run: str, key: str) -> Path | None:
-        """What was answered to a task; a reply rather than a refusal."""
+        """What was answered to a task.
+
+        A reply rather than a refusal, which it takes the place of: so a receipt is for what was
+        given last.
+        """
         if not _RUN.fullmatch(run) or not _KEY.fullmatch(key):
             return None
         folder = self._folder / run
         answers = (*folder.glob("*.reply"), *folder.glob("*.refusal"))
-        return next((path for path in answers if _key(path) == key), None)
+        found = next((path for path in answers if _key(path) == key), None)
+        if found is not None and found.suffix == ".reply":
+            with suppress(OSError):
+                found.with_suffix(".refusal").unlink()
+        return found
 
     def release(self, work: Path) -> Path:
         """Let a reply that passed the gate go: it is called so from here on, durably.
@@ -143,7 +151,7 @@ class Outbox:
         """
         if not _KEY.fullmatch(key):
             return None
-        # A refusal of what was answered before is the later of the two.
+        # A refusal of what was answered before is the later of the two, see `find`.
         answers = (*self._folder.glob("*/*.refusal"), *self._folder.glob("*/*.reply"))
         received = next((path for path in answers if _key(path) == key), None)
         if received is None:

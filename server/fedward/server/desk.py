@@ -49,8 +49,6 @@ WENT_BACK = "log went back"
 _STATED = "stated-ledger"
 """Log under which a ledger's end is kept with a statement that other sites can check."""
 _MOST_SIGNED = 2000
-ROOM_FOR_STUDIES = kinds.LARGEST_SMALL_BODY * 3 // 4
-"""Bytes of an answer that offers may take; the rest is for what is over."""
 _MOST_OVER = 1000
 
 Renew = Callable[[str, bytes], tuple[bytes, bytes]]
@@ -317,15 +315,15 @@ def _fitting(offers: Sequence[Offer], site: str) -> list[dict[str, Any] | None]:
 
     A None at the end says that not all had room: a site takes what is missing for nothing.
     """
-    room, fitting = ROOM_FOR_STUDIES, list[dict[str, Any] | None]()
+    room, fitting = kinds.ROOM_FOR_OFFERS, list[dict[str, Any] | None]()
     newest, ended = list(reversed(offers)), (State.FAILED, State.STOPPED)
     for offer in sorted(newest, key=lambda offer: offer.state in ended):
         shown = _shown(offer, site)
-        room -= len(json.dumps(shown))
-        if room < 0:
-            return [*fitting, None]
-        fitting.append(shown)
-    return fitting
+        size = len(json.dumps(shown))
+        if size <= room:
+            fitting.append(shown)
+            room -= size
+    return fitting if len(fitting) == len(offers) else [*fitting, None]
 
 
 def _text(body: Mapping[str, Any], key: str) -> bytes:

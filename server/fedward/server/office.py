@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from fedward.common.identity import Roster
 from fedward.common.lock import is_held
 from fedward.common.statements import OFFER, state
 from fedward.common.study import Study, canonical_json, study_hash
+from fedward.common.wire import kinds
 from fedward.server.home import ConsortiumFolder
 from fedward.server.registry import Offer, Registry, Run
 from fedward.server.status import read_status
@@ -69,7 +71,8 @@ class Office:
             passphrase: of the server's key.
 
         Raises:
-            StateError: a site is not an active one of the roster, or the study is over.
+            StateError: a site is not an active one of the roster, or the study is over or too
+                large to travel.
             IdentityError: the key cannot be read.
         """
         roster = self.folder.load_roster().current
@@ -83,6 +86,11 @@ class Office:
             "at_ms": int(self._clock() * 1000),
         }
         evidence = state(OFFER, identity.name, content, identity.key)
+        if len(json.dumps(evidence.decode())) > kinds.LARGEST_OFFER:
+            raise StateError(
+                "the study is too large for a message to hospitals",
+                hint="give it fewer features, or shorter texts",
+            )
         with self.folder.open_audit_log(passphrase) as log:
             if self.registry.offer(study, evidence, invited):
                 log.append("offer", study=digest, name=study.study.name, sites=sorted(invited))

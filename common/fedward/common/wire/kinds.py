@@ -41,6 +41,10 @@ SMALL: Final = frozenset(
 """Kinds whose body travels inside the message, as JSON."""
 LARGEST_SMALL_BODY: Final = 1 << 20
 """Bytes that a small message's body may have."""
+ROOM_FOR_OFFERS: Final = LARGEST_SMALL_BODY * 3 // 4
+"""Bytes of JSON that the offers in an answer may take; the rest is for what is over."""
+LARGEST_OFFER: Final = ROOM_FOR_OFFERS // 2
+"""Bytes of JSON that a signed study may take."""
 LARGEST_BODY: Final = 2 << 30
 """Bytes that a task's or a reply's body may have, at most; a study's own limit is far lower."""
 CHUNK: Final = 512 << 10

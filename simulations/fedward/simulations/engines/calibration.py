@@ -112,7 +112,7 @@ def _one_thread() -> Iterator[None]:
 def _kind(sample: Sequence[Site], transform: Transform, module: torch.nn.Module) -> str:
     """What decides how long a site takes: versions, machine, model, training, numbers of rows."""
     rows = [len(site.prepare(transform)[0]) for site in sample]
-    training = sample[0].study.training.model_dump(mode="json", exclude={"rounds"})
+    training = sample[0].study.training.model_dump(mode="json", exclude={"rounds", "seed"})
     return json.dumps(
         {
             "versions": versions(),
