@@ -1,4 +1,4 @@
-"""The figures of `docs/performance.md` as a picture: `python benchmarks/plots.py FOLDER PICTURE`.
+"""The picture of `docs/performance.md`: `python benchmarks/plots.py FOLDER PICTURE`.
 
 FOLDER has what the measurements wrote, each where it was measured:
 
@@ -42,11 +42,11 @@ def ratios(axes: Any, bench: Bench) -> None:
             if program.name in one.aims:
                 axes.plot(one.aims[program.name], place, "|", color="black", markersize=12)
     axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
+    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xscale("log")
     axes.axvline(1.0, color="grey", linewidth=1)
     axes.set_title("times as fast as other programs ( | wanted)")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.1))
     _plain(axes.xaxis)
 
 
