@@ -39,6 +39,11 @@ class Echo:
         head = Head(length=self._done, hash=hashlib.sha256(str(self._done).encode()).digest())
         return Heads(audit=head, ledger=head)
 
+    async def decline(self, assignment: Assignment) -> Path | None:
+        """Nothing is."""
+        del assignment
+        return None
+
     async def do(self, assignment: Assignment) -> Path:
         """The reply's file."""
         return await asyncio.to_thread(self._do, assignment)

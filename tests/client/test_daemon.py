@@ -33,7 +33,15 @@ from fedward.client.worker.process import WorkerDied
 from fedward.client.worker.protocol import Do, Done, Load
 from fedward.common import records
 from fedward.common.audit import AuditLog, caused, verify_log
-from fedward.common.errors import DataError, FedwardError, PrivacyError, RoundError, StateError
+from fedward.common.errors import (
+    DataError,
+    FedwardError,
+    LinkError,
+    OutputError,
+    PrivacyError,
+    RoundError,
+    StateError,
+)
 from fedward.common.identity import PrivateKey
 from fedward.common.study import Study, study_hash
 from fedward.common.wire.body import Body, Content, write_body
@@ -335,6 +343,7 @@ def greeted(ward: Ward, account: Account) -> str:
         service._audit, service._record, service._account = log, Record(log), account
         service._rules = SiteRules(ward.home, ward.key, now=lambda: ward.now)
         service._daemon = SimpleNamespace(halted=None)
+        service._desk = SimpleNamespace(connected=lambda: None)
         central = SimpleNamespace(coordinator=SimpleNamespace(name="central"))
         service._roster = SimpleNamespace(current=central)
         with pytest.raises(StateError):
@@ -350,6 +359,7 @@ def test_a_server_that_drops_every_connection_fills_no_log(
     left_out: list[str] = []
     service: Any = object.__new__(Service)
     service._daemon = SimpleNamespace(halted=None)
+    service._desk = SimpleNamespace(connected=lambda: None)
     service._roster = SimpleNamespace(
         current=SimpleNamespace(coordinator=SimpleNamespace(name="central"))
     )
@@ -679,8 +689,52 @@ def test_a_run_whose_name_is_a_path_is_refused(run: str, tmp_path: Path) -> None
     ward = Ward(tmp_path)
 
     async def story(daemon: Daemon, _pool: Trained) -> None:
-        with pytest.raises(FedwardError):
-            await daemon.do(ward.asked(run=run))
+        told = await daemon.do(ward.asked(run=run))
+        assert code_and_reason(told)[0] == LinkError.exit_code
+
+    ward.run(story)
+    folders = {path.name for path in ward.home.outbox.iterdir()}
+    assert folders == {".refused"}
+
+
+def test_a_large_task_is_judged_before_its_body_is_here(tmp_path: Path) -> None:
+    ward = Ward(tmp_path)
+
+    async def story(daemon: Daemon, pool: Trained) -> None:
+        asked = replace(ward.asked(), body=tmp_path / "missing")
+        assert await daemon.decline(asked) is None
+        for other in (replace(asked, study="ab" * 32), replace(asked, study="x")):
+            refusal = await daemon.decline(other)
+            assert refusal is not None
+            assert code_and_reason(refusal)[0] != 0
+        ward.decide("withdraw")
+        refusal = await daemon.decline(asked)
+        assert refusal is not None
+        assert code_and_reason(refusal)[0] == 14
+        assert pool.tasks == []
+
+    ward.run(story)
+
+
+@pytest.mark.parametrize("gate", [False, True])
+def test_what_was_paid_for_outlives_an_error_that_passes(
+    gate: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk, say, just when the reply is released; but what the gate stops is deleted."""
+    ward = Ward(tmp_path)
+
+    def full(_outbox: Outbox, _work: Path) -> Path:
+        raise OutputError("the disk is full", hint="make room")
+
+    async def story(daemon: Daemon, pool: Trained) -> None:
+        with monkeypatch.context() as patched:
+            if gate:
+                pool.content = Content({"patients": 57}, {records.WEIGHT: 1.0}, WEIGHTS)
+            else:
+                patched.setattr(Outbox, "release", full)
+            assert code_and_reason(await daemon.do(ward.asked()))[0] != 0
+        works = list(tmp_path.glob("state/outbox/*/*.work"))
+        assert len(works) == (0 if gate else 1)
 
     ward.run(story)
 

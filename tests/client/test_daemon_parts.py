@@ -26,10 +26,18 @@ from fedward.client.daemon.watch import Watch, stood
 from fedward.client.daemon.witness import Witness
 from fedward.client.ledger import Ledger, Members, Totals
 from fedward.client.ledger.account import Caps
-from fedward.client.offers import kept_offers, kept_study, read_offer
+from fedward.client.offers import forget_offers, keep_offer, kept_offers, kept_study, read_offer
 from fedward.client.outbox import Outbox, write_durably
-from fedward.common.audit import AuditLog
-from fedward.common.errors import IdentityError, LinkError, StateError, StudyError
+from fedward.common.audit import AuditLog, caused
+from fedward.common.audit.chain import Head
+from fedward.common.errors import (
+    FedwardError,
+    IdentityError,
+    LinkError,
+    OutputError,
+    StateError,
+    StudyError,
+)
 from fedward.common.identity import PrivateKey
 from fedward.common.lock import held, is_held
 from fedward.common.statements import COUNTERSIGNATURE, LEDGER_HEAD, OFFER, read_statement, state
@@ -111,6 +119,9 @@ class Server:
 
 class Stewards:
     choice = ""
+
+    def undecided(self) -> frozenset[str]:
+        return frozenset()
 
     def decided(self) -> Mapping[str, Decided]:
         return {NAME: Decided(self.choice, f"signed {self.choice}")} if self.choice else {}
@@ -274,6 +285,9 @@ class Many:
     def __init__(self, **choices: str) -> None:
         self.choices = choices
 
+    def undecided(self) -> frozenset[str]:
+        return frozenset()
+
     def decided(self) -> Mapping[str, Decided]:
         return {name: Decided(choice, name) for name, choice in self.choices.items()}
 
@@ -344,7 +358,6 @@ def test_a_ledger_that_grows_all_the_time_is_witnessed_at_its_end_only(
     path = tmp_path / "ledger.sqlite"
     spend(path, "run-0")
     stated: list[int] = []
-    waits: list[float] = []
     number = 0
 
     async def ask(kind: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -359,22 +372,49 @@ def test_a_ledger_that_grows_all_the_time_is_witnessed_at_its_end_only(
             spend(path, f"run-{number}")
         return {}
 
-    async def paused(seconds: float) -> None:
-        waits.append(seconds)
-        if len(waits) == 4:
-            raise asyncio.CancelledError
-
     with AuditLog.open(tmp_path / "audit.log", consortium.sites["north"]) as log:
         account = Account(path)
         desk = desk_of(consortium, Server(consortium), tmp_path, log)
         desk._ask, desk._witness = ask, witness(tmp_path, consortium, log, account)
-        monkeypatch.setattr("fedward.client.daemon.desk.asyncio.sleep", paused)
-        with pytest.raises(asyncio.CancelledError):
-            asyncio.run(desk._keep_witnessing())
+        monkeypatch.setattr(desk_module, "_EXCHANGE_S", 0.0)
+
+        async def keep() -> None:
+            keeping = asyncio.create_task(desk._keep_witnessing())
+            while len(stated) < 3:
+                await asyncio.sleep(0)
+            keeping.cancel()
+
+        asyncio.run(keep())
         account.close()
-    assert len(stated) == 3
-    assert [later - sooner for sooner, later in itertools.pairwise(stated)] == [20, 20]
-    assert set(waits) == {desk_module._EXCHANGE_S}
+    assert [later - sooner for sooner, later in itertools.pairwise(stated[:3])] == [20, 20]
+
+
+def test_an_end_is_stated_again_over_every_connection(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    """At once: the server may have an old registry, and others may know better."""
+    spend(tmp_path / "ledger.sqlite", "run-1")
+    asked = asyncio.Event()
+
+    async def ask(_kind: str, _body: dict[str, Any]) -> dict[str, Any]:
+        asked.set()
+        return {}
+
+    async def go(desk: Desk) -> None:
+        keeping = asyncio.create_task(desk._keep_witnessing())
+        for _ in range(2):
+            desk.connected()
+            async with asyncio.timeout(desk_module._EXCHANGE_S / 2):
+                await asked.wait()
+            asked.clear()
+        keeping.cancel()
+
+    with AuditLog.open(tmp_path / "audit.log", consortium.sites["north"]) as log:
+        account = Account(tmp_path / "ledger.sqlite")
+        desk = desk_of(consortium, Server(consortium), tmp_path, log)
+        desk._ask, desk._witness = ask, witness(tmp_path, consortium, log, account)
+        asyncio.run(go(desk))
+        account.close()
 
 
 def spend(path: Path, run: str) -> None:
@@ -387,38 +427,71 @@ def spend(path: Path, run: str) -> None:
         )
 
 
-def witness(folder: Path, consortium: Consortium, log: AuditLog, account: Account) -> Witness:
-    key = consortium.sites["north"]
+def witness(
+    folder: Path,
+    consortium: Consortium,
+    log: AuditLog,
+    account: Account,
+    lacks: Callable[[Head, FedwardError], None] = lambda _head, error: pytest.fail(str(error)),
+) -> Witness:
     return Witness(
-        "north", key, account=account, record=Record(log), seen=folder / "witnessed.json"
+        "north",
+        consortium.sites["north"],
+        account=account,
+        record=Record(log),
+        seen=folder / "witnessed.json",
+        lacks=lacks,
     )
 
 
+def stated(consortium: Consortium, site: str, head: Head) -> str:
+    return state(LEDGER_HEAD, site, head.to_dict(), consortium.sites[site]).decode()
+
+
 def head_of_south(consortium: Consortium, length: int, digit: str) -> str:
-    content = {"length": length, "hash": digit * 64}
-    return state(LEDGER_HEAD, "south", content, consortium.sites["south"]).decode()
+    return stated(consortium, "south", Head(length, digit * 64))
+
+
+def signed_by_south(consortium: Consortium, head: Head, statement: str, before: str = "") -> str:
+    content = {"site": "north", **head.to_dict(), "statement": statement, "before": before}
+    return state(COUNTERSIGNATURE, "south", content, consortium.sites["south"]).decode()
+
+
+class Answers:
+    """A server that answers the next exchange by what it is given, and keeps what it is asked."""
+
+    def __init__(self, consortium: Consortium, one: Witness) -> None:
+        self.consortium = consortium
+        self.one = one
+
+    def exchange(self, **answer: Any) -> list[dict[str, Any]]:
+        asked: list[dict[str, Any]] = []
+
+        async def ask(body: dict[str, Any]) -> dict[str, Any]:
+            asked.append(body)
+            return answer
+
+        asyncio.run(self.one.exchange(ask, self.consortium.roster()))
+        return asked
+
+    def signs(self, *heads: str, signed: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
+        """What it signs of these ends."""
+        asked = self.exchange(heads=list(heads), signed=dict(signed or {}))
+        key = self.consortium.sites["north"].public
+        found = asked[1]["signed"] if len(asked) > 1 else []
+        return [read_statement(t.encode(), COUNTERSIGNATURE, "north", key) for t in found]
 
 
 def test_ends_of_ledgers_are_stated_signed_and_kept(consortium: Consortium, tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     spend(path, "run-1")
-    asked: list[dict[str, Any]] = []
-    answers: list[dict[str, Any]] = [{}]
-
-    async def ask(body: dict[str, Any]) -> dict[str, Any]:
-        asked.append(body)
-        return answers[-1]
-
     with AuditLog.open(tmp_path / "audit.log", consortium.sites["north"]) as log:
         account = Account(path)
         one = witness(tmp_path, consortium, log, account)
         own = account.head
-        south = {"site": "north", **own.to_dict()}
-        under = state(COUNTERSIGNATURE, "south", south, consortium.sites["south"]).decode()
-        answers.append(
-            {"heads": [head_of_south(consortium, 4, "a"), "nonsense"], "signatures": [under]}
-        )
-        asyncio.run(one.exchange(ask, consortium.roster()))
+        under = signed_by_south(consortium, own, stated(consortium, "north", own))
+        south = head_of_south(consortium, 4, "a")
+        asked = Answers(consortium, one).exchange(heads=[south, "nonsense"], signatures=[under])
         said = read_statement(
             asked[0]["ledger"].encode(), LEDGER_HEAD, "north", consortium.sites["north"].public
         )
@@ -429,19 +502,92 @@ def test_ends_of_ledgers_are_stated_signed_and_kept(consortium: Consortium, tmp_
             "north",
             consortium.sites["north"].public,
         )
-        assert signed == {"site": "south", "length": 4, "hash": "a" * 64}
+        end = {"length": 4, "hash": "a" * 64}
+        assert signed == {"site": "south", **end, "statement": south, "before": ""}
         # That its own end was signed made the ledger longer, which is no news to be signed.
         assert account.head.length == own.length + 1
         assert not one.has_news
-        # A ledger that went back is not signed, also after a restart; a longer one is.
-        for length, digit, signs in ((3, "b", False), (4, "c", False), (5, "d", True)):
-            again = witness(tmp_path, consortium, log, account)
-            answers.append({"heads": [head_of_south(consortium, length, digit)]})
-            asked.clear()
-            asyncio.run(again.exchange(ask, consortium.roster()))
-            assert (len(asked) == 2) == signs
-        assert sum(entry.kind == "witness-refused" for entry in log.entries()) == 2
         account.close()
+
+
+def test_a_ledger_that_went_back_is_shown_what_was_signed(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    """Also after a restart of the witness; a longer one comes with the words before it."""
+    spend(tmp_path / "ledger.sqlite", "run-1")
+    first, fork = (head_of_south(consortium, 4, digit) for digit in "ab")
+    older, longer = head_of_south(consortium, 3, "c"), head_of_south(consortium, 5, "d")
+    with AuditLog.open(tmp_path / "audit.log", consortium.sites["north"]) as log:
+        account = Account(tmp_path / "ledger.sqlite")
+
+        def again() -> Answers:
+            return Answers(consortium, witness(tmp_path, consortium, log, account))
+
+        (signed,) = again().signs(first)
+        assert (signed["length"], signed["statement"], signed["before"]) == (4, first, "")
+        for went_back in (older, fork):
+            (signed,) = again().signs(went_back, signed={"south": 4})
+            assert (signed["length"], signed["hash"]) == (4, "a" * 64)
+            assert signed["statement"] == first
+        assert sum(entry.kind == "witness-refused" for entry in log.entries()) == 2
+        (signed,) = again().signs(longer)
+        assert (signed["length"], signed["statement"], signed["before"]) == (5, longer, first)
+        # The server has it; a server that lost it is given it again.
+        assert again().signs(longer, signed={"south": 5}) == []
+        (signed,) = again().signs(longer)
+        assert (signed["statement"], signed["before"]) == (longer, first)
+        account.close()
+
+
+def test_a_site_stops_by_its_own_words_alone(consortium: Consortium, tmp_path: Path) -> None:
+    """Its ledger was put back, or went another way: what it signed says so, whoever has kept it."""
+    path = tmp_path / "ledger.sqlite"
+    spend(path, "run-1")
+    lacking: list[Head] = []
+    with AuditLog.open(tmp_path / "audit.log", consortium.sites["north"]) as log:
+        account = Account(path)
+        one = witness(tmp_path, consortium, log, account, lambda head, _error: lacking.append(head))
+        answers = Answers(consortium, one)
+        held, later = account.head, Head(account.head.length + 3, "e" * 64)
+        forked = Head(1, "f" * 64)
+        own = {head: stated(consortium, "north", head) for head in (held, later, forked)}
+        # A rogue member's own words, or changed ones, stop nobody.
+        rogue = consortium.sites["south"]
+        forged = state(LEDGER_HEAD, "north", later.to_dict(), rogue).decode()
+        for statement in ("", forged, own[held].replace(held.hash, later.hash), "nonsense"):
+            answers.exchange(signatures=[signed_by_south(consortium, later, statement)])
+        answers.exchange(signatures=[signed_by_south(consortium, held, own[held])])
+        assert lacking == []
+        answers.exchange(signatures=[signed_by_south(consortium, later, own[later])])
+        answers.exchange(signatures=[signed_by_south(consortium, held, own[held], own[forked])])
+        assert lacking == [later, forked]
+        account.close()
+
+
+def test_one_member_makes_a_ledger_no_longer_than_it_grows(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    """Signatures differ each time they are made: what counts is the end that they are under."""
+    path = tmp_path / "ledger.sqlite"
+    spend(path, "run-1")
+    with AuditLog.open(tmp_path / "audit.log", consortium.sites["north"]) as log:
+        account = Account(path)
+        answers = Answers(consortium, witness(tmp_path, consortium, log, account))
+        spend(path, "run-2")
+        own, older = account.head, Head.read(account_head_at(path, 1))
+        many = [
+            signed_by_south(consortium, head, stated(consortium, "north", head))
+            for head in (own, own, older)
+        ]
+        answers.exchange(signatures=many)
+        answers.exchange(signatures=many[::-1])
+        assert account.head.length == own.length + 1
+        account.close()
+
+
+def account_head_at(path: Path, length: int) -> dict[str, Any]:
+    with Ledger(path) as ledger:
+        return {"length": length, "hash": ledger._store.hash_at(length)}
 
 
 def test_an_older_ledger_that_is_put_back_is_noticed(tmp_path: Path) -> None:
@@ -553,6 +699,84 @@ def test_the_status_is_written_when_it_changes(tmp_path: Path) -> None:
     Status(tmp_path / "missing" / "s", site="north", pid=7).update(link="x")  # is no end
 
 
+def test_a_change_that_the_log_could_not_take_is_entered_later(
+    consortium: Consortium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk at that moment: the change of a policy is on record as soon as there is room."""
+    policy, told = tmp_path / "policy.toml", list[frozenset[str]]()
+    policy.write_text("a = 1")
+
+    async def ignored(*_: Any) -> None: ...
+
+    async def changed(names: frozenset[str]) -> None:
+        told.append(names)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OutputError("the disk is full", hint="make room")
+
+    with AuditLog.open(tmp_path / "audit.log", consortium.sites["north"]) as log:
+        looking = Watch(
+            Changes((policy,), {}),
+            states=dict,
+            record=Record(log),
+            before={},
+            moved=ignored,
+            changed=changed,
+        )
+        with monkeypatch.context() as patched:
+            patched.setattr(Record, "note", full)
+            asyncio.run(looking.look())
+        assert told == []
+        for _ in range(2):
+            asyncio.run(looking.look())
+        assert sum(entry.kind == "config" for entry in log.entries()) == 1
+        assert told == [frozenset({"policy.toml"})]
+
+
+def test_studies_that_are_offered_on_and_on_fill_no_log(
+    consortium: Consortium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caused, "MOST", 5)
+    states = {f"{number:064x}": "waiting" for number in range(20)}
+
+    async def ignored(*_: Any) -> None: ...
+
+    with AuditLog.open(tmp_path / "audit.log", consortium.sites["north"]) as log:
+        record = Record(log)
+        looking = Watch(
+            Changes((), {}),
+            states=lambda: states,
+            record=record,
+            before={},
+            moved=ignored,
+            changed=ignored,
+        )
+        asyncio.run(looking.look())
+        assert sum(entry.kind == "study" for entry in log.entries()) == 5
+        for name in states:  # what people decide is always entered
+            states[name] = "approved"
+        looking.offered()
+        asyncio.run(looking.look())
+        assert sum(entry.kind == "study" for entry in log.entries()) == 25
+
+
+def test_offers_that_nobody_wants_are_not_kept_for_ever(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    names = []
+    for number in range(6):
+        offer = read_offer(
+            consortium.offer(small_study(training={"seed": number})), consortium.roster()
+        )
+        assert keep_offer(tmp_path, offer)
+        os.utime(tmp_path / f"{offer.hash}.json", (number, number))
+        names.append(offer.hash)
+    forget_offers(tmp_path, names[:4], most=3)
+    assert set(kept_offers(tmp_path)) == set(names[1:])
+    forget_offers(tmp_path, [*names[:4], "gone"], most=1)
+    assert set(kept_offers(tmp_path)) == set(names[3:])
+
+
 # The outbox.
 
 
@@ -561,6 +785,7 @@ def test_replies_go_when_the_round_after_the_next_is_answered(tmp_path: Path) ->
     outbox, keys = Outbox(tmp_path / "outbox"), ["a" * 64, "b" * 64, "c" * 64]
     for number, key in enumerate(keys, start=1):
         work = outbox.work("run-1", number, key)
+        outbox.begin(work)
         write_durably(work, Content({"n": number}))
         outbox.release(work)
         outbox.ask(work, "train")
@@ -569,7 +794,7 @@ def test_replies_go_when_the_round_after_the_next_is_answered(tmp_path: Path) ->
         assert there == keys[max(0, number - 2) : number]
         assert len(list(work.parent.glob("*.asked"))) == len(there)
     assert outbox.last_round("run-1") == 3
-    refusal = outbox.refuse(outbox.work("run-1", 4, "d" * 64), Content({"error-code": 8}))
+    refusal = outbox.refuse("d" * 64, Content({"error-code": 8}))
     assert outbox.last_round("run-1") == 3
     assert outbox.find("run-1", "d" * 64) == refusal
     outbox.receipt("d" * 64)
@@ -583,12 +808,13 @@ def test_a_receipt_is_for_what_was_given_last(tmp_path: Path) -> None:
     """A refusal deletes no reply, and is out of date as soon as the reply is given again."""
     outbox, key = Outbox(tmp_path / "outbox"), "a" * 64
     work = outbox.work("run-1", 1, key)
+    outbox.begin(work)
     write_durably(work, Content({"n": 1}))
     reply = outbox.release(work)
-    refusal = outbox.refuse(work, Content({"error-code": 5}))
+    refusal = outbox.refuse(key, Content({"error-code": 5}))
     assert outbox.receipt(key) == refusal
     assert not refusal.exists()
-    outbox.refuse(work, Content({"error-code": 5}))
+    outbox.refuse(key, Content({"error-code": 5}))
     assert outbox.find("run-1", key) == reply
     assert outbox.receipt(key) == reply
     assert reply.exists()
@@ -597,10 +823,26 @@ def test_a_receipt_is_for_what_was_given_last(tmp_path: Path) -> None:
 def test_what_is_left_of_runs_that_nobody_knows_goes_after_a_day(tmp_path: Path) -> None:
     outbox, now = Outbox(tmp_path / "outbox"), 1e9
     for run, age_s in (("known-1", 1e6), ("strange-1", 1e6), ("strange-2", 3600.0)):
-        outbox.refuse(outbox.work(run, 1, "a" * 64), Content({"error-code": 14}))
+        outbox.begin(outbox.work(run, 1, "a" * 64))
         os.utime(tmp_path / "outbox" / run, (now, now - age_s))
+    old, young = (outbox.refuse(digit * 64, Content({"error-code": 14})) for digit in "ab")
+    os.utime(old, (now, now - 1e6))
     outbox.forget_strangers({"known-1"}, now_s=now)
-    assert {path.name for path in (tmp_path / "outbox").iterdir()} == {"known-1", "strange-2"}
+    left = {path.name for path in (tmp_path / "outbox").iterdir()}
+    assert left == {"known-1", "strange-2", young.parent.name}
+    assert list(young.parent.iterdir()) == [young]
+
+
+def test_who_is_refused_leaves_nothing_behind(tmp_path: Path) -> None:
+    """However many runs are named: a folder for each would fill a disk."""
+    outbox = Outbox(tmp_path / "outbox")
+    for number in range(20):
+        key = f"{number:064x}"
+        outbox.work(f"run-{number}", 1, key)
+        outbox.refuse(key, Content({"error-code": 14}))
+        outbox.receipt(key)
+    assert [path for path in (tmp_path / "outbox").rglob("*") if path.is_file()] == []
+    assert len(list((tmp_path / "outbox").iterdir())) == 1
 
 
 @pytest.mark.parametrize(("run", "key"), [("../x", "a" * 64), ("run", "../x"), ("run", "A" * 64)])

@@ -32,6 +32,9 @@ class Ward:
         self.withdrawn = False
         self.received = asyncio.Event()
 
+    async def decline(self, assignment: Assignment) -> Path | None:
+        return None
+
     async def do(self, assignment: Assignment) -> Path:
         self.asked += 1
         path = self.folder / ("refusal" if self.withdrawn else "update")

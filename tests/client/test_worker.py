@@ -77,6 +77,7 @@ class Bench:
             arrays = first_weights(self.study, transform)
         body = write_body(self.home.state / f"{action}.{number}", Content(config, {}, arrays)).path
         work = self.outbox.work("run-1", number, key)
+        self.outbox.begin(work)
         return Do(key, str(body), action, number, str(work))
 
     async def do(self, task: Do | None = None) -> Done:
@@ -417,6 +418,31 @@ def test_data_that_are_written_again_unchanged_are_accepted(tmp_path: Path) -> N
         await bench.do(bench.task(number=2, key="cd" * 32))
 
     bench.run(story)
+
+
+def test_prepared_pictures_that_are_written_to_are_noticed(tmp_path: Path) -> None:
+    """They are mapped: who writes to the cache changes what a process trains on."""
+    table = small_study().model_dump(mode="json", exclude_unset=True)
+    table["data"] = {"modality": "image"}
+    table["preprocess"] = {"image": {"height": 8, "width": 8}}
+    table["model"] = {"name": "cnn"}
+    bench = Bench(tmp_path, Study.model_validate(table))
+    opened = open_site(bench.load)
+    try:
+        opened.check_unchanged()
+        [cache] = (bench.home.state / "cache").glob("pixels-*.npy")
+        with cache.open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            last = file.read(1)[0]
+            file.seek(-1, os.SEEK_END)
+            file.write(bytes([last ^ 1]))
+        with pytest.raises(DataError, match="not those that were approved"):
+            opened.check_unchanged()
+        cache.unlink()  # made again, as it was
+        opened.check_unchanged()
+        opened.check_unchanged()
+    finally:
+        opened._ledger.close()
 
 
 def test_another_approval_asks_for_a_fresh_start(tmp_path: Path) -> None:

@@ -28,6 +28,9 @@ class Echo:
     def __init__(self, outbox: Path) -> None:
         self._outbox = outbox
 
+    async def decline(self, assignment: Assignment) -> Path | None:
+        return None
+
     async def do(self, assignment: Assignment) -> Path:
         reply = self._outbox / assignment.key
         await asyncio.to_thread(shutil.copyfile, assignment.body, reply)

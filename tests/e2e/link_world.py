@@ -191,7 +191,14 @@ class RecordingWork:
     closed_keys: list[str] = field(default_factory=list)
     rosters: list[bytes] = field(default_factory=list)
     changes: int = 0
+    declined: list[Assignment] = field(default_factory=list)
+    declines: Path | None = None
+    """What it says of every large task before its body is here."""
     happened: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def decline(self, assignment: Assignment) -> Path | None:
+        self.declined.append(assignment)
+        return self.declines
 
     async def do(self, assignment: Assignment) -> Path:
         kept = self.outbox / assignment.key

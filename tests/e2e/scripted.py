@@ -126,6 +126,9 @@ class ScriptedSite:
 
     # --- Work -------------------------------------------------------------------------------------
 
+    async def decline(self, assignment: Assignment) -> Path | None:
+        return None
+
     async def do(self, assignment: Assignment) -> Path:
         path = self._outbox / assignment.key
         if not path.exists():

@@ -5,6 +5,7 @@ Nobody waits longer than the study says, everybody is called by name, and who is
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from tests.e2e.town import LIMIT_S, NAMES, Offered, Town, refused
 
+from fedward.client.ledger import Ledger
 from fedward.common import records
 from fedward.common.errors import IdentityError
 from fedward.server.home import ConsortiumFolder
@@ -196,3 +198,45 @@ def test_an_audit_log_that_was_cut_is_noticed_against_what_the_server_saw(town: 
     assert command("client", "log", "verify", folder, *expected)["ok"]
     town.daemons[SECOND].start()
     town.until(lambda: town.connected(SECOND), LIMIT_S)
+
+
+def test_disk_and_server_put_back_together_are_noticed_by_the_others(town: Town) -> None:
+    """Both are as they were on one day: only other hospitals know that the ledger was longer."""
+    study = town.offer("backup", rounds=1000, epsilon=3.0)
+    town.approve_at(study, *NAMES)
+    town.begun(study, rounds=2)
+    services = town.daemons[THIRD], town.server
+    folders = town.site(THIRD), town.consortium
+    for service in services:
+        service.stop()
+    for folder in folders:
+        shutil.copytree(folder, town.folder / f"backup-{folder.name}")
+    with Ledger(town.site(THIRD) / "state/ledger.sqlite") as ledger:
+        before = ledger.head.length
+    for service in reversed(services):
+        service.start()
+    town.until(lambda: signed(town, FIRST) > before, LIMIT_S)
+    for service in services:
+        service.stop()
+    for folder in folders:
+        shutil.rmtree(folder)
+        shutil.copytree(town.folder / f"backup-{folder.name}", folder)
+    for service in reversed(services):
+        service.start()
+
+    def stopped() -> bool:
+        found = town.status(THIRD)
+        return bool(found["halted"]) or "went back" in found["link"]
+
+    town.until(stopped, LIMIT_S)
+    town.until(lambda: not town.workers(THIRD), LIMIT_S)
+    log = town.audit(town.site(FIRST) / "state/audit.log")
+    assert THIRD in [e["facts"]["site"] for e in log if e["kind"] == "witness-refused"]
+    next_round(town, study, THIRD, there=False)
+
+
+def signed(town: Town, site: str) -> int:
+    """The length of the third hospital's ledger that a hospital has signed."""
+    path = town.site(site) / "state/witnessed.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    return int(found.get(THIRD, {}).get("length", 0))

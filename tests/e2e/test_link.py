@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from fedward.client.link.assignments import Assignment
 from fedward.common.errors import IdentityError, LinkError
 from fedward.common.identity import Member, PrivateKey
 from fedward.common.wire import kinds
+from fedward.common.wire.body import Content, write_body
 from fedward.common.wire.link_pb2 import Header, Signed
 from fedward.common.wire.message import unseal
 from fedward.server.link.peers import Limits
@@ -296,6 +298,49 @@ def test_a_refusal_of_the_work_reaches_the_server_without_its_words(tmp_path: Pa
             data = answer.body.read_bytes()
             assert b"error-code" in data
             assert b"private words" not in data
+
+    within(main())
+
+
+def test_a_large_task_that_nobody_wants_is_not_even_fetched(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with World(tmp_path) as world:
+            site = world.site("north")
+            site.work.declines = tmp_path / "refusal"
+            write_body(site.work.declines, Content({"error-code": 14}))
+            small = (await world.collect(world.task("north", body(tmp_path, 1000))))["north"]
+            assert small.body is not None
+            assert (site.work.declined, len(site.work.done)) == ([], 1)
+            task = world.task("north", body(tmp_path, 3_000_000))
+            answer = (await world.collect(task))["north"]
+            assert answer.body is not None
+            assert b"error-code" in answer.body.read_bytes()
+            [declined] = site.work.declined
+            assert declined.run == task.run
+            assert len(site.work.done) == 1
+            assert site.link.status.received < 3_000_000
+
+    within(main())
+
+
+def test_no_task_takes_the_last_room_of_a_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with World(tmp_path) as world:
+            site = world.site("north")
+            usage = shutil.disk_usage(tmp_path)
+            monkeypatch.setattr(
+                "fedward.client.link.transfers.shutil.disk_usage",
+                lambda _folder: usage._replace(free=(1 << 30) + 2_000_000),
+            )
+            answer = (await world.collect(world.task("north", body(tmp_path, 3_000_000))))["north"]
+            assert answer.body is not None
+            assert b"error-code" in answer.body.read_bytes()
+            assert site.work.done == []
+            assert site.link.status.received == 0
+            answer = (await world.collect(world.task("north", body(tmp_path, 1_000_000))))["north"]
+            assert len(site.work.done) == 1
 
     within(main())
 

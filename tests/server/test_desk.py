@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from fedward.common.audit import caused as caused_module
 from fedward.common.audit.caused import Caused
 from fedward.common.errors import FedwardError, IdentityError, LinkError, StateError
 from fedward.common.identity import PrivateKey, RosterFile
-from fedward.common.statements import COUNTERSIGNATURE, DECISION, LEDGER_HEAD, OFFER, state
+from fedward.common.statements import COUNTERSIGNATURE, DECISION, LEDGER_HEAD, OFFER, claims, state
 from fedward.common.study import study_hash
 from fedward.common.wire import kinds
 from fedward.common.wire.link_pb2 import Head, Header
@@ -341,38 +341,100 @@ def test_ends_that_came_with_a_round_are_remembered(counter: Counter) -> None:
         counter.desk.greeted(question(ledger=8))
 
 
+def stated(counter: Counter, site: str, length: int) -> str:
+    return counter.state(LEDGER_HEAD, site, **shown(length))
+
+
+def signature(counter: Counter, end: int, *, by: str = "site-2", **content: Any) -> str:
+    """A site's signature under the end of the ledger of site-1."""
+    said = {"site": "site-1", **shown(end), "statement": stated(counter, "site-1", end)}
+    content = said | {"before": ""} | content
+    return state(COUNTERSIGNATURE, by, content, counter.consortium.keys[by]).decode()
+
+
+def states(counter: Counter, site: str, length: int) -> Mapping[str, Any]:
+    body = {"ledger": stated(counter, site, length)}
+    return counter.desk.witness(Question(site, "", body, Header(), b""))
+
+
 def test_sites_sign_each_others_ledgers(counter: Counter) -> None:
-    one = counter.state(LEDGER_HEAD, "site-1", **shown(3))
     answer = counter.desk.witness(question("site-1", ledger=3))
-    assert answer == {"ledger": shown(3), "heads": [], "signatures": []}
+    assert answer == {"ledger": shown(3), "signed": {}, "heads": [], "signatures": []}
+    one = stated(counter, "site-1", 3)
     said = Question("site-1", "", {"ledger": one}, Header(), b"")
     assert counter.desk.witness(said)["ledger"] == shown(3)
     (seen,) = counter.desk.witness(question("site-2"))["heads"]
     assert seen == one
-    signed = counter.state(COUNTERSIGNATURE, "site-2", site="site-1", **shown(3))
-    counter.desk.witness(question("site-2", signed=[signed]))
+    signed = signature(counter, 3)
+    answer = counter.desk.witness(question("site-2", signed=[signed]))
+    assert (answer["signatures"], answer["signed"]) == ([], {"site-1": 3})
     assert counter.desk.witness(question("site-1"))["signatures"] == [signed]
-    assert counter.desk.witness(question("site-2"))["signatures"] == []
+    # The same end again, however often it is signed, is not put on record again.
+    counter.desk.witness(question("site-2", signed=[signature(counter, 3), signature(counter, 2)]))
+    assert counter.desk.witness(question("site-1"))["signatures"] == [signed]
 
 
-def test_a_signature_under_a_ledger_must_be_ones_own_and_of_what_was_seen(
+def test_a_signature_under_a_ledger_must_be_ones_own_and_of_what_the_site_said(
     counter: Counter,
 ) -> None:
-    one = counter.state(LEDGER_HEAD, "site-1", **shown(3))
-    counter.desk.witness(Question("site-1", "", {"ledger": one}, Header(), b""))
+    states(counter, "site-1", 3)
+    by_another = counter.state(LEDGER_HEAD, "site-2", **shown(9))
     for signed in (
-        counter.state(COUNTERSIGNATURE, "site-3", site="site-1", **shown(3)),
-        counter.state(COUNTERSIGNATURE, "site-2", site="site-1", **shown(4)),
-        counter.state(COUNTERSIGNATURE, "site-2", site="site-2", **shown(3)),
-        counter.state(COUNTERSIGNATURE, "site-2", site="site-1", length=-1, hash="x"),
+        signature(counter, 3, by="site-3"),
+        signature(counter, 9, statement=by_another),
+        signature(counter, 9, statement=stated(counter, "site-1", 3)),
+        signature(counter, 9, statement=""),
+        signature(counter, 9, statement=7),
+        signature(counter, 3, site="site-2"),
+        signature(counter, 3, site="nobody"),
+        signature(counter, 3, length=-1, hash="x"),
         counter.state(LEDGER_HEAD, "site-2", site="site-1", **shown(3)),
         7,
     ):
         with pytest.raises(FedwardError):
             counter.desk.witness(question("site-2", signed=[signed]))
     with pytest.raises(IdentityError):
-        counter.desk.witness(Question("site-2", "", {"ledger": one}, Header(), b""))
+        counter.desk.witness(
+            Question("site-2", "", {"ledger": stated(counter, "site-1", 3)}, Header(), b"")
+        )
+    with pytest.raises(LinkError):
+        counter.desk.witness(question("site-2", signed=[signature(counter, 3)] * 9))
     assert counter.registry.countersignatures() == ()
+
+
+def test_a_server_that_was_put_back_learns_from_any_site_what_it_had_seen(
+    counter: Counter,
+) -> None:
+    """Then the site that was put back with it is refused, here too."""
+    states(counter, "site-1", 3)
+    later = signature(counter, 7)
+    answer = counter.desk.witness(question("site-2", signed=[later]))
+    assert answer["heads"] == [claims(later.encode())["statement"]]
+    answer = states(counter, "site-1", 4)
+    assert (answer["ledger"], answer["signatures"]) == (shown(7), [later])
+    with pytest.raises(StateError, match="went back"):
+        counter.desk.greeted(question(ledger=4))
+
+
+def test_a_ledger_that_went_another_way_is_shown_to_its_site(counter: Counter) -> None:
+    states(counter, "site-1", 3)
+    fork = {"length": 3, "hash": "f" * 64}
+    statement = counter.state(LEDGER_HEAD, "site-1", **fork)
+    signed = signature(counter, 3, **fork, statement=statement)
+    counter.desk.witness(question("site-2", signed=[signed]))
+    assert counter.desk.witness(question("site-1"))["signatures"] == [signed]
+    went_back = [entry for entry in counter.audit.entries() if entry.kind == "log went back"]
+    assert [entry.facts["log"] for entry in went_back] == ["ledger"]
+
+
+def test_an_answer_about_ledgers_has_room_for_all_it_says(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for site in ("site-1", "site-2"):
+        states(counter, site, 3)
+    assert len(counter.desk.witness(question("site-3"))["heads"]) == 2
+    monkeypatch.setattr("fedward.server.witnesses._ROOM_FOR_HEADS", 1000)
+    assert len(counter.desk.witness(question("site-3"))["heads"]) == 1
 
 
 # --- the rest -----------------------------------------------------------------------------------

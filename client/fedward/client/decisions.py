@@ -11,7 +11,7 @@ approves the study anew; and so does a refusal, by whomever.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -75,6 +75,11 @@ class Status:
     approvals: tuple[Decision, ...]
     manifest: str
     ended: Decision | None
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nobody ever decided anything that still counts."""
+        return not self.approvals and self.ended is None
 
     @property
     def approved(self) -> bool:
@@ -233,7 +238,15 @@ class Decisions:
 
     def status(self, study: str, policy: Policy) -> Status:
         """Where a study stands under the policy as it is now."""
-        return _status(study, policy, [d for d in self._read() if d.study == study])
+        return self.statuses([study], policy)[study]
+
+    def statuses(self, studies: Iterable[str], policy: Policy) -> dict[str, Status]:
+        """Where several studies stand: the record is read and verified once."""
+        decisions: dict[str, list[Decision]] = {study: [] for study in studies}
+        for decision in self._read():
+            if decision.study in decisions:
+                decisions[decision.study].append(decision)
+        return {study: _status(study, policy, made) for study, made in decisions.items()}
 
     def require_approved(self, study: str, policy: Policy) -> Status:
         """Refuse what the site's people have not approved.

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from fedward.common.statements import OFFER, read_statement, signer_of
 from fedward.common.study import Study, study_hash
 
 _HASH = re.compile(r"[0-9a-f]{64}")
+MOST_UNWANTED = 200
+"""Offers that are kept though they are offered no more and nobody has decided about them."""
 _HINT = "ask the coordinator to offer it again"
 
 
@@ -75,7 +79,8 @@ def known_offer(folder: Path, statement: bytes) -> Offer | None:
         StudyError: it is no offer.
     """
     name = str(_content(statement).get("study"))
-    if name not in kept_offers(folder) or kept_statement(folder, name) != statement:
+    kept = _HASH.fullmatch(name) is not None and (folder / f"{name}.json").is_file()
+    if not kept or kept_statement(folder, name) != statement:
         return None
     return Offer(kept_study(folder, name), name, signer_of(statement), statement)
 
@@ -91,6 +96,18 @@ def keep_offer(folder: Path, offer: Offer) -> bool:
         return False
     write_atomic(path, offer.statement)
     return True
+
+
+def forget_offers(folder: Path, names: Collection[str], *, most: int = MOST_UNWANTED) -> None:
+    """Delete the oldest of some kept offers, so that at most so many of them are left."""
+    kept: list[tuple[float, Path]] = []
+    for name in names:
+        path = folder / f"{name}.json"
+        with suppress(OSError):
+            kept.append((path.stat().st_mtime, path))
+    for _, path in sorted(kept)[: max(0, len(kept) - most)]:
+        with suppress(OSError):
+            path.unlink()
 
 
 def kept_study(folder: Path, name: str) -> Study:

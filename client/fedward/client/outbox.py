@@ -6,10 +6,12 @@ bytes: a server keeps two checkpoints, and may go back from the newest. Replies 
 rounds are over, so no refusal deletes one: whoever asks may have meant it to. A refusal stays until
 its receipt: asked anew, a site may have changed its mind.
 
-    ROUND.KEY.work     written by the training process, not seen by the gate yet
-    ROUND.KEY.reply    passed the gate
-    ROUND.KEY.refusal  says why there is none, or why it is not given now
-    ROUND.ACTION.KEY.asked   that it was asked, see `Outbox.ask`
+    RUN/ROUND.KEY.work     written by the training process, not seen by the gate yet
+    RUN/ROUND.KEY.reply    passed the gate
+    RUN/ROUND.ACTION.KEY.asked   that it was asked, see `Outbox.ask`
+    .refused/KEY.refusal   says why there is no reply, or why it is not given now
+
+Whoever is refused leaves nothing else behind, whatever names he asks in.
 """
 
 from __future__ import annotations
@@ -28,11 +30,11 @@ from fedward.common.wire.body import Content, Written, write_body
 
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _KEY = re.compile(r"[0-9a-f]{64}")
+_REFUSED = ".refused"
+"""Folder of refusals; no run has such a name."""
 MOST_QUESTIONS = 3
 """How many different tasks of one kind a site takes in a round: a server that was killed may ask
 for something else than before, but none may ask on and on."""
-
-
 STRANGE_AFTER_S = 24 * 3600.0
 """After which a folder of a run that nobody knows is deleted; a server may be slow to name one."""
 
@@ -55,20 +57,22 @@ class Outbox:
             raise output_error(folder, error) from error
 
     def work(self, run: str, number: int, key: str) -> Path:
-        """Where the training process writes its answer to a task.
+        """Where the training process writes its answer to a task, see `begin`.
 
         Raises:
             LinkError: run or key are no names for a file.
-            OutputError: the disk refuses.
         """
         if not _RUN.fullmatch(run) or not _KEY.fullmatch(key) or not 0 <= number <= 10**6:
-            raise LinkError("a task has no name that can be used", hint="report this as a defect")
-        folder = self._folder / run
-        try:
-            folder.mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise output_error(folder, error) from error
-        return folder / f"{number:07d}.{key}.work"
+            raise _nameless()
+        return self._folder / run / f"{number:07d}.{key}.work"
+
+    def begin(self, work: Path) -> None:
+        """A task is taken on: make the folder of its run.
+
+        Raises:
+            OutputError: the disk refuses.
+        """
+        _make(work.parent)
 
     def ask(self, work: Path, action: str) -> None:
         """Note that a task of a round is taken on; the same again changes nothing.
@@ -83,6 +87,7 @@ class Outbox:
         number, key = _round(work), work.stem.partition(".")[2]
         if number == 0:  # before the first round every answer is the same
             return
+        self.begin(work)
         mine = work.with_name(f"{number:07d}.{action}.{key}.asked")
         # Patterns of files are constant, here and below: each other one would be kept, compiled.
         asked, kind = work.parent.glob("*.asked"), f"{number:07d}.{action}."
@@ -105,12 +110,13 @@ class Outbox:
         """
         if not _RUN.fullmatch(run) or not _KEY.fullmatch(key):
             return None
-        folder = self._folder / run
-        answers = (*folder.glob("*.reply"), *folder.glob("*.refusal"))
-        found = next((path for path in answers if _key(path) == key), None)
-        if found is not None and found.suffix == ".reply":
-            with suppress(OSError):
-                found.with_suffix(".refusal").unlink()
+        refusal = self._refusal(key)
+        replies = (self._folder / run).glob("*.reply")
+        found = next((path for path in replies if _key(path) == key), None)
+        if found is None:
+            return refusal if refusal.exists() else None
+        with suppress(OSError):
+            refusal.unlink()
         return found
 
     def release(self, work: Path) -> Path:
@@ -127,16 +133,18 @@ class Outbox:
             raise output_error(reply, error) from error
         return reply
 
-    def refuse(self, work: Path, content: Content) -> Path:
-        """Answer by a refusal; what the training process wrote is deleted.
+    def refuse(self, key: str, content: Content) -> Path:
+        """Answer by a refusal.
 
         Raises:
+            LinkError: the key is no name for a file.
             OutputError: the disk refuses.
         """
-        path = work.with_suffix(".refusal")
+        if not _KEY.fullmatch(key):
+            raise _nameless()
+        path = self._refusal(key)
+        _make(path.parent)
         write_durably(path, content)
-        with suppress(OSError):
-            work.unlink()
         return path
 
     def last_round(self, run: str) -> int:
@@ -152,20 +160,25 @@ class Outbox:
         if not _KEY.fullmatch(key):
             return None
         # A refusal of what was answered before is the later of the two, see `find`.
-        answers = (*self._folder.glob("*/*.refusal"), *self._folder.glob("*/*.reply"))
-        received = next((path for path in answers if _key(path) == key), None)
-        if received is None:
-            return None
-        if received.suffix == ".refusal":
+        refusal = self._refusal(key)
+        if refusal.exists():
             with suppress(OSError):
-                received.unlink()
-        run = received.parent.name
-        last = self.last_round(run)
-        for path in (*self._replies(run), *received.parent.glob("*.asked")):
+                refusal.unlink()
+            return refusal
+        replies = self._folder.glob("*/*.reply")
+        received = next((path for path in replies if _key(path) == key), None)
+        if received is not None:
+            self._tidy(received.parent)
+        return received
+
+    def _tidy(self, folder: Path) -> None:
+        """Delete what the rounds of a run left that are over."""
+        last = self.last_round(folder.name)
+        # Patterns of files are constant, as in `ask`.
+        for path in (*folder.glob("*.reply"), *folder.glob("*.asked"), *folder.glob("*.work")):
             if 0 < _round(path) < last - 1:
                 with suppress(OSError):
                     path.unlink()
-        return received
 
     def forget(self, run: str) -> None:
         """Delete what is left of a run that is over."""
@@ -175,22 +188,43 @@ class Outbox:
     def forget_strangers(self, known: Collection[str], *, now_s: float) -> None:
         """Delete what is left of runs that nobody knows, and that asked for nothing for a day.
 
-        Refusals make a folder too, also in a run that this site never took part in.
+        And refusals that nobody took for as long.
 
         Args:
             known: runs that go on or that the ledger has: those are forgotten when they are over.
             now_s: Unix time.
         """
-        for folder in self._folder.iterdir():
-            if folder.name in known or not _RUN.fullmatch(folder.name):
-                continue
+        runs = (path for path in self._folder.iterdir() if _RUN.fullmatch(path.name))
+        strangers = [path for path in runs if path.name not in known]
+        for path in (*strangers, *(self._folder / _REFUSED).glob("*.refusal")):
             with suppress(OSError):
-                if now_s - folder.stat().st_mtime > STRANGE_AFTER_S:
-                    self.forget(folder.name)
+                if now_s - path.stat().st_mtime > STRANGE_AFTER_S:
+                    _delete(path)
+
+    def _refusal(self, key: str) -> Path:
+        return self._folder / _REFUSED / f"{key}.refusal"
 
     def _replies(self, run: str) -> Iterator[Path]:
         if _RUN.fullmatch(run):
             yield from (self._folder / run).glob("*.reply")
+
+
+def _nameless() -> LinkError:
+    return LinkError("a task has no name that can be used", hint="report this as a defect")
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink()
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise output_error(folder, error) from error
 
 
 def write_durably(path: Path, content: Content) -> Written:

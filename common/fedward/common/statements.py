@@ -16,7 +16,9 @@ Kinds and what they say:
     decision           study (hash), choice (approve, refuse, withdraw), at_ms, and what else the
                        site's stewards put on record
     ledger-head        length, hash (hexadecimal): the end of the signer's own ledger
-    countersignature   site, length, hash: the end of another site's ledger, as the signer saw it
+    countersignature   site, length, hash: the end of another site's ledger, as the signer saw it;
+                       statement: that site's own words for it (a ledger-head), and before: those
+                       that the signer had signed before them, or empty
     release            what is in a release folder
 """
 

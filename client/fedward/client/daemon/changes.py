@@ -46,16 +46,20 @@ class Changes:
         self._dates: dict[Path, tuple[int, int, int]] = {}
 
     def look(self) -> Iterator[tuple[Path, str]]:
-        """Files that changed since the last look, and their digests now."""
+        """Files that changed, and their digests now; each until it is `recorded`."""
         for path in self._files:
             dates = _dates(path)
             if self._dates.get(path) == dates:
                 continue
-            self._dates[path] = dates
             digest = digest_of(path)
             if self._known.get(path.name) != digest:
-                self._known[path.name] = digest
                 yield path, digest
+            if self._known.get(path.name) == digest:
+                self._dates[path] = dates
+
+    def recorded(self, path: Path, digest: str) -> None:
+        """The audit log has it."""
+        self._known[path.name] = digest
 
 
 def _dates(path: Path) -> tuple[int, int, int]:

@@ -14,6 +14,7 @@ import hashlib
 import logging
 from collections import deque
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from weakref import WeakSet
 
@@ -75,6 +76,18 @@ class Daemon:
         """Why nothing is done at all, whatever is asked; None if work goes on."""
 
     # --- what the link calls ----------------------------------------------------------------------
+
+    async def decline(self, assignment: Assignment) -> Path | None:
+        """Refuse a task whose body is not here yet; see `Work.decline`.
+
+        Raises:
+            OutputError: not even a refusal can be written.
+        """
+        try:
+            self._allowed(assignment)
+        except FedwardError as error:
+            return await asyncio.to_thread(self._refuse, assignment, error)
+        return None
 
     async def do(self, assignment: Assignment) -> Path:
         """Answer a task by a file that is durable; see `Work.do`.
@@ -163,7 +176,6 @@ class Daemon:
             _LOG.error("a task failed", extra={"facts": {"error": type(error).__name__}})
 
     async def _answer(self, asked: Assignment) -> Path:
-        work = self._outbox.work(asked.run, asked.round, asked.key)
         try:
             study = self._allowed(asked)
             # What was answered may be asked for again, but not in the name of another study.
@@ -172,9 +184,9 @@ class Daemon:
             if found is not None:
                 return found
             self._rules.check_hours(study)
-            reply = await self._train(asked, study, work)
+            reply = await self._train(asked, study)
         except FedwardError as error:
-            return await asyncio.to_thread(self._refuse, asked, work, error)
+            return await asyncio.to_thread(self._refuse, asked, error)
         except asyncio.CancelledError:
             if asyncio.current_task() not in self._withdrawn:
                 raise
@@ -185,8 +197,7 @@ class Daemon:
     async def _left(self, asked: Assignment) -> Path:
         """The answer to what was asked before the site withdrew."""
         over = PolicyError("this site has withdrawn from the study", hint="go on without it")
-        work = self._outbox.work(asked.run, asked.round, asked.key)
-        return await asyncio.to_thread(self._refuse, asked, work, over)
+        return await asyncio.to_thread(self._refuse, asked, over)
 
     def _allowed(self, asked: Assignment) -> Study:
         if self.halted is not None:
@@ -197,10 +208,11 @@ class Daemon:
         self._books.check_goes_on(asked.study, asked.run)
         return study
 
-    async def _train(self, asked: Assignment, study: Study, work: Path) -> Path:
-        question = _question(asked)
+    async def _train(self, asked: Assignment, study: Study) -> Path:
+        question, work = _question(asked), self._outbox.work(asked.run, asked.round, asked.key)
         # Before anything is paid for, the gate looks at what is asked.
         await asyncio.to_thread(self._check_task, study, question)
+        self._outbox.begin(work)
         if not study.private:  # what is asked of patients is bounded by the ledger there
             self._outbox.ask(work, asked.action)
         place = self._place
@@ -221,13 +233,18 @@ class Daemon:
         self, asked: Assignment, study: Study, question: Question, work: Path, done: Done
     ) -> Path:
         digest = _digest(work)
-        if digest != done.sha256:
-            raise RoundError("a reply is not the one that was trained", hint=_DEFECT)
 
         def paid(run: str, number: int, group: str) -> bool:
             return self._books.paid(asked.study, run, number, group, digest)
 
-        Gate(study, site=self._place.site, paid=paid).check(question, work)
+        try:
+            if digest != done.sha256:
+                raise RoundError("a reply is not the one that was trained", hint=_DEFECT)
+            Gate(study, site=self._place.site, paid=paid).check(question, work)
+        except FedwardError:
+            with suppress(OSError):
+                work.unlink()  # it may never leave; what else is refused stays, for it was paid for
+            raise
         self._record.note_task(
             "release",
             asked.evidence,
@@ -242,7 +259,7 @@ class Daemon:
         self._record.ledger_at(head)
         return self._outbox.release(work)
 
-    def _refuse(self, asked: Assignment, work: Path, error: FedwardError) -> Path:
+    def _refuse(self, asked: Assignment, error: FedwardError) -> Path:
         """The log has what the server is told; the site's own words stay with `answered`."""
         content = refusal(error)
         _LOG.warning(
@@ -263,7 +280,7 @@ class Daemon:
             reason=content.config[records.ERROR_REASON],
         )
         self._record.ledger_at(self._books.head)
-        path = self._outbox.refuse(work, content)
+        path = self._outbox.refuse(asked.key, content)
         self._signals.answered(asked, error)
         return path
 

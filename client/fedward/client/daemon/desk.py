@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from fedward.client.daemon.ending import RunOf, Told
 from fedward.client.daemon.record import Record
 from fedward.client.daemon.witness import Witness
-from fedward.client.offers import keep_offer, known_offer, read_offer
+from fedward.client.offers import forget_offers, keep_offer, known_offer, read_offer
 from fedward.common.errors import FedwardError
 from fedward.common.identity import Roster
 from fedward.common.wire import kinds
@@ -55,6 +55,10 @@ class Decisions(Protocol):
 
     def decided(self) -> Mapping[str, Decided]:
         """By hash of the study; nothing for those that are not decided."""
+        ...
+
+    def undecided(self) -> frozenset[str]:
+        """Studies that nobody has said anything about, by hash."""
         ...
 
 
@@ -97,6 +101,12 @@ class Desk:
         """Studies that are released, and that the server has us approving."""
         self._wake = asyncio.Event()
         self._wake.set()
+        self._connected = asyncio.Event()
+
+    def connected(self) -> None:
+        """There will be another connection."""
+        self._witness.again()
+        self._connected.set()
 
     def wake(self) -> None:
         """There may be something to ask or to tell."""
@@ -119,7 +129,10 @@ class Desk:
 
     async def _keep_witnessing(self) -> None:
         while True:
-            await asyncio.sleep(_EXCHANGE_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_EXCHANGE_S):
+                    await self._connected.wait()
+            self._connected.clear()
             await self.exchange()
 
     async def once(self) -> bool:
@@ -158,6 +171,8 @@ class Desk:
         whole = isinstance(offered, list)
         for entry in offered if isinstance(offered, list) else []:
             whole = self._take(entry, found) and whole
+        # What is offered no more and nobody looked at: a server that offers on fills no disk.
+        forget_offers(self._studies, self._decisions.undecided() - found.keys())
         over = answer.get("over")
         self._over = frozenset(over if isinstance(over, dict) else ())
         # That a study is missing says something only if nothing could be missing by mistake.

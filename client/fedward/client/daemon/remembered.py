@@ -1,8 +1,9 @@
 """What the site's own audit log remembers of its other records: an older copy of one is noticed.
 
 A server that is asked says how far it saw the ledger; one that lies says nothing. The site's own
-log names the end of the ledger with every release, and that of the decisions with every change of
-where a study stands. So neither goes back alone, and the log itself is what the server has seen.
+log names the end of the ledger with every release, and with what others show that the ledger lacks;
+and that of the decisions with every change of where a study stands. So neither goes back alone, and
+the log itself is what the server has seen.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from fedward.common.errors import StateError
 
 LEDGER = "ledger"
 DECISIONS = "decisions"
-_KINDS = {LEDGER: "release", DECISIONS: "study"}
+LACKS = "ledger-lacks"
+"""Kind of the entry about an end that the site has signed once, as others show, and has not."""
+_KINDS = {LEDGER: ("release", LACKS), DECISIONS: ("study",)}
 
 
 def last_end(entries: Iterable[Entry], of: str) -> Any:
@@ -27,7 +30,7 @@ def last_end(entries: Iterable[Entry], of: str) -> Any:
     """
     found = None
     for entry in entries:
-        if entry.kind == _KINDS[of]:
+        if entry.kind in _KINDS[of]:
             found = entry.facts.get(of) or found
     return found
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from fedward.client.daemon.desk import Decided
 from fedward.client.daemon.remembered import decisions_went_back
-from fedward.client.decisions import Decisions
+from fedward.client.decisions import Decisions, Status
 from fedward.client.home import SiteFolder
 from fedward.client.offers import kept_offers
 from fedward.client.policy import Finding, check, load_policy
@@ -109,11 +109,15 @@ class SiteRules:
 
     def states(self) -> dict[str, str]:
         """Where every study stands that was offered: approved, waiting, refused or withdrawn."""
+        return {name: status.state for name, status in self._statuses().items()}
+
+    def undecided(self) -> frozenset[str]:
+        """Studies that were offered and that nobody has said anything about."""
+        return frozenset(n for n, status in self._statuses().items() if status.untouched)
+
+    def _statuses(self) -> dict[str, Status]:
         policy = load_policy(self._home.policy_file)
-        return {
-            name: self._decisions.status(name, policy).state
-            for name in kept_offers(self._home.studies)
-        }
+        return self._decisions.statuses(kept_offers(self._home.studies), policy)
 
     def decided(self) -> Mapping[str, Decided]:
         """What the server should have on record, signed now."""

@@ -25,7 +25,7 @@ from fedward.client.daemon.desk import Desk
 from fedward.client.daemon.ending import RunOf, Told, settle
 from fedward.client.daemon.parts import link_settings, place, pool, watched
 from fedward.client.daemon.record import Record
-from fedward.client.daemon.remembered import DECISIONS, LEDGER, last_end
+from fedward.client.daemon.remembered import DECISIONS, LACKS, LEDGER, last_end
 from fedward.client.daemon.rules import SiteRules
 from fedward.client.daemon.seams import Place, Signals
 from fedward.client.daemon.shown import Shown
@@ -134,6 +134,7 @@ class Service:
                 account=self._account,
                 record=self._record,
                 seen=self._home.state / "witnessed.json",
+                lacks=self._lacks,
             ),
             record=self._record,
             runs=self._account.runs,
@@ -192,12 +193,19 @@ class Service:
             raise
         self._daemon.halted = None
         self._record.note_caused("connect", server=server)
+        self._desk.connected()
 
     def _check_own(self) -> None:
         """Compare ledger and decisions with what the site's own log says of them."""
         entries = list(self._audit.entries())
         self._account.check(last_end(entries, LEDGER), "its audit log")
         self._rules.check_holds(last_end(entries, DECISIONS))
+
+    def _lacks(self, end: Head, error: FedwardError) -> None:
+        """The ledger lacks what this site has signed: our own log keeps that, see `remembered`."""
+        if self._daemon.halted is None:
+            self._record.note(LACKS, ledger=end.to_dict())
+        self._halt(error)
 
     def _halt(self, error: FedwardError) -> None:
         if self._daemon.halted is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from fedward.client.daemon.changes import KIND, Changes
 from fedward.client.daemon.record import Record
@@ -53,6 +54,8 @@ class Watch:
         self._moved = moved
         self._changed = changed
         self._decisions = decisions
+        self._untold: set[str] = set()
+        """Files whose change is on record, and that nobody acted on yet."""
         self._stale = True
         self._failed = ""
 
@@ -69,14 +72,14 @@ class Watch:
     async def look(self) -> None:
         """Look once. What cannot be read is looked at again the next time."""
         try:
-            names: set[str] = set()
             for path, digest in self._changes.look():
-                names.add(path.name)
                 self._record.note(KIND, file=path.name, sha256=digest)
-            if names:
-                await self._changed(frozenset(names))
-            if names or self._stale:
-                self._stale = False
+                self._changes.recorded(path, digest)
+                self._untold.add(path.name)
+            if self._untold:
+                await self._changed(frozenset(self._untold))
+            if self._untold or self._stale:
+                self._untold, self._stale = set(), False
                 await self._compare()
             self._failed = ""
         except FedwardError as error:
@@ -88,10 +91,13 @@ class Watch:
     async def _compare(self) -> None:
         states = dict(self._states())
         moved = {name for name, where in states.items() if self._known.get(name) != where}
+        end = self._decisions() if moved else None
+        facts: dict[str, Any] = {} if end is None else {"decisions": end.to_dict()}
         for name in sorted(moved):
-            end = self._decisions()
-            facts = {} if end is None else {"decisions": end.to_dict()}
-            self._record.note(DECIDED, study=name, state=states[name], **facts)
+            # That a study waits when it is offered, the server brings about; all else, people.
+            offered = states[name] == "waiting" and name not in self._known
+            note = self._record.note_caused if offered else self._record.note
+            note(DECIDED, study=name, state=states[name], **facts)
         self._known = states
         await self._moved(states, frozenset(moved))
 

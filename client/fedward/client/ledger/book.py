@@ -44,6 +44,8 @@ class Book:
         self.outcomes: dict[tuple[str, str], str] = {}
         self.over: set[tuple[str, str]] = set()
         self.witnesses: list[Witnessed] = []
+        self.seen_by: dict[str, int] = {}
+        """By witness, the furthest length that it has signed."""
         self._by_run: dict[tuple[str, str], list[Reservation]] = defaultdict(list)
 
     def apply(self, number: int, entry: LedgerEntry) -> None:
@@ -70,6 +72,7 @@ class Book:
                     self.over.add((entry.study, entry.run))
             case Witnessed():
                 self.witnesses.append(entry)
+                self.seen_by[entry.by] = max(entry.length, self.seen_by.get(entry.by, 0))
 
     def runs_of(self, study: str) -> int:
         """How many runs of a study were ever admitted."""

@@ -207,7 +207,10 @@ class Ledger(OpenLedger):
                 self._append(Closed(study=study, run=run, outcome=outcome, for_good=for_good))
 
     def witness(self, head: Head, by: str, signature: bytes) -> None:
-        """Record that somebody else keeps a head of this ledger; the same again changes nothing.
+        """Record that somebody else keeps a head of this ledger.
+
+        One that they kept before, or an earlier one, changes nothing: who signs may make ever
+        other signatures under the same.
 
         Raises:
             StateError: this ledger never had that head: see `check_witnessed`.
@@ -215,7 +218,7 @@ class Ledger(OpenLedger):
         self.check_witnessed(head, by)
         entry = Witnessed(length=head.length, hash=head.hash, by=by, signature=signature.hex())
         with self._writing() as book:
-            if entry not in book.witnesses:
+            if entry.length > book.seen_by.get(by, 0):
                 self._append(entry)
 
     def _admitted(self, entry: Admitted) -> bool:

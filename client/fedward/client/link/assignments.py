@@ -51,6 +51,14 @@ class Assignment:
 class Work(Protocol):
     """Who does it. All methods are called in the event loop."""
 
+    async def decline(self, assignment: Assignment) -> Path | None:
+        """Refuse a large task before its body is fetched: `body` is where it would be.
+
+        Returns:
+            The reply's body, as `do` gives it; None for a task that `do` is worth to be asked for.
+        """
+        ...
+
     async def do(self, assignment: Assignment) -> Path:
         """Do it and give the reply's body, durable on disk.
 

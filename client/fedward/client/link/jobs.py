@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 from fedward.client.link.assignments import Offer, Work, read_offer
 from fedward.client.link.backoff import Backoff
 from fedward.client.link.connection import Line
-from fedward.client.link.transfers import Outgoing, fetch, inbox_files, send
+from fedward.client.link.transfers import Outgoing, check_room, fetch, inbox_files, send
 from fedward.common import records
 from fedward.common.errors import FedwardError, LinkError, StateError
+from fedward.common.wire import kinds
 from fedward.common.wire.body import Content, write_body
 from fedward.common.wire.link_pb2 import Signed
 from fedward.common.wire.message import message_id
@@ -287,9 +288,20 @@ class Jobs:
 
     async def _reply(self, job: _Job) -> Path:
         offer = job.offer
-        if max(offer.header.body_size, offer.header.plain_size) > self._most_bytes:
+        size = max(offer.header.body_size, offer.header.plain_size)
+        if size > self._most_bytes:
             error = LinkError("a task is larger than this site accepts", hint="ask the coordinator")
             return await self._refusal(job, error)
+        if size > kinds.CHUNK:  # of less, to ask twice costs more than to have it
+            declined = await self._work.decline(
+                offer.assignment(inbox_files(offer, self._inbox)[0])
+            )
+            if declined is not None:
+                return declined
+            try:
+                check_room(offer, self._inbox)
+            except FedwardError as error:
+                return await self._refusal(job, error)
         async with self._moving:
             body = await self._transfer(fetch(job.line, offer, self._inbox))
         self.received += offer.header.body_size

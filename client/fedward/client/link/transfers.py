@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from typing import Any
 from fedward.client.link.assignments import Offer
 from fedward.client.link.connection import Line, translated
 from fedward.client.link.greeting import ask, read_answer
-from fedward.common.errors import LinkError
+from fedward.common.errors import LinkError, OutputError
+from fedward.common.files import output_error
 from fedward.common.wire import kinds
 from fedward.common.wire.digest import file_sha256
 from fedward.common.wire.encoding import DEFLATE, PLAIN, compresses, deflate, inflate
@@ -30,6 +32,8 @@ from fedward.common.wire.spool import Incoming
 
 _PLAIN_SUFFIX = ".plain"
 _PACKED_SUFFIX = ".deflate"
+_KEPT_FREE = 1 << 30
+"""Bytes that no task may take from the disk; less on a small one."""
 _HINT = "check that both sides run the same version of fedward"
 
 
@@ -46,6 +50,25 @@ def tidy_inbox(inbox: Path, *, before: float) -> None:
         with suppress(OSError):
             if path.stat().st_mtime < before:
                 path.unlink()
+
+
+def check_room(offer: Offer, inbox: Path) -> None:
+    """Return if the disk keeps some room when the body of a task is on it.
+
+    Raises:
+        OutputError: it does not.
+    """
+    header = offer.header
+    needed = header.body_size + (0 if header.encoding == PLAIN else header.plain_size)
+    try:
+        disk = shutil.disk_usage(inbox)
+    except OSError as error:
+        raise output_error(inbox, error) from error
+    if disk.free - needed < min(_KEPT_FREE, disk.total // 20):
+        raise OutputError(
+            "the disk has too little room left for a task",
+            hint="make room, or let [link] largest_message_mb be less",
+        )
 
 
 async def fetch(line: Line, offer: Offer, inbox: Path) -> Path:

@@ -31,7 +31,7 @@ from fedward.common import records
 from fedward.common.errors import DataError, SiteConfigError
 from fedward.common.privacy.randomness import Randomness, SecureRandomness, SeededRandomness
 from fedward.common.study import Study
-from fedward.common.table import FeatureTable
+from fedward.common.table import FeatureTable, ImageStack
 from fedward.common.version import version
 
 _Dates = tuple[tuple[str, int, int, int], ...]
@@ -71,7 +71,7 @@ class Opened:
         if _digest(self._cohort) != self._digest:
             raise DataError("the data in memory have changed", hint="check this machine's memory")
         study, config = self.site.study, load_site_config(self._home.site_file)
-        dates = _dates(self._home, config)
+        dates = _dates(self._home, config) + _pixel_dates(self._cohort)
         if dates != self._dates:
             check(
                 self._approved, manifest_of(study, *_cohort(self._home, self._load, study, config))
@@ -120,6 +120,7 @@ def open_site(load: Load) -> Opened:
         )
     dates = _dates(home, config)  # before the data are read: what changes meanwhile is seen later
     cohort, key = _cohort(home, load, study, config)
+    dates += _pixel_dates(cohort)
     check(approved, manifest_of(study, cohort, key))
     ledger = Ledger(home.ledger)
     policy = load_policy(home.policy_file)
@@ -186,11 +187,24 @@ def _cohort(home: SiteFolder, load: Load, study: Study, config: SiteConfig) -> t
 
 def _dates(home: SiteFolder, config: SiteConfig) -> _Dates:
     """What tells cheaply whether a file was written to."""
-    return tuple(
-        (path.name, found.st_mtime_ns, found.st_size, found.st_ino)
-        for path in (home.site_file, home.patients_key, *_sources(config))
-        for found in [_stat(path)]
-    )
+    paths = (home.site_file, home.patients_key, *_sources(config))
+    return tuple(_date(path, _stat(path)) for path in paths)
+
+
+def _pixel_dates(cohort: Cohort) -> _Dates:
+    """The same for prepared pictures: they are read from their file whenever they are used."""
+    pixels = cohort.features.pixels if isinstance(cohort.features, ImageStack) else None
+    if not isinstance(pixels, np.memmap) or pixels.filename is None:
+        return ()
+    path = Path(pixels.filename)
+    try:
+        return (_date(path, path.stat()),)
+    except FileNotFoundError:  # a cache may be emptied: what is mapped stays
+        return ((path.name, 0, 0, 0),)
+
+
+def _date(path: Path, found: os.stat_result) -> tuple[str, int, int, int]:
+    return (path.name, found.st_mtime_ns, found.st_size, found.st_ino)
 
 
 def _stat(path: Path) -> os.stat_result:
@@ -209,7 +223,7 @@ def _sources(config: SiteConfig) -> Iterator[Path]:
 
 
 def _digest(cohort: Cohort) -> str:
-    """SHA-256 over what is held in memory; pixels stay on the disk, where their dates tell."""
+    """SHA-256 over what is held in memory; pixels stay on the disk, see `_pixel_dates`."""
     digest = hashlib.sha256()
     arrays = [cohort.target, cohort.patient, cohort.test]
     if isinstance(cohort.features, FeatureTable):

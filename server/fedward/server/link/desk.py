@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from fedward.common.errors import LinkError
 from fedward.common.wire.link_pb2 import Header
 from fedward.common.wire.session import Heads
 
@@ -27,6 +28,28 @@ class Question:
     body: Mapping[str, Any]
     header: Header
     evidence: bytes
+
+
+def words(value: object) -> bytes:
+    """A text in a question, or in what it brings along, as bytes.
+
+    Raises:
+        LinkError: it is none.
+    """
+    try:
+        if isinstance(value, str):
+            return value.encode()
+    except UnicodeEncodeError:
+        pass
+    raise malformed()
+
+
+def malformed() -> LinkError:
+    """The refusal of a question that does not say what it must."""
+    return LinkError(
+        "a question does not say what it must",
+        hint="check that both sides run the same version of fedward",
+    )
 
 
 class Desk(Protocol):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from fedward.common.errors import StateError
 from fedward.server.registry.facts import Countersignature, Event, LogHead
@@ -68,40 +69,48 @@ class HeadRecords(RunRecords):
                 for r in session.scalars(query)
             )
 
-    def countersign(self, signature: Countersignature) -> bool:
-        """Keep another site's signature under the end of a ledger; an older one changes nothing.
+    def countersign(self, signatures: Iterable[Countersignature]) -> None:
+        """Keep other sites' signatures under ends of ledgers; an older one changes nothing.
 
         Raises:
-            StateError: a site signs its own ledger, or one further than was ever seen.
+            StateError: a site signs its own ledger, or one further than was ever seen; then none
+                of them is kept.
         """
         with self._changes() as session:
-            head = session.get(HeadRow, (signature.site, "ledger"))
-            if signature.site == signature.witness or head is None:
-                raise StateError("there is nothing to countersign", hint="ask what there is")
-            if signature.length > head.length:
-                raise StateError(
-                    f"site {signature.witness} signs a ledger of {signature.site} that nobody saw",
-                    hint="sign what was given to you",
-                )
-            self._enrol(session, signature.witness)
-            key = (signature.site, signature.witness)
-            row = session.get(CountersignatureRow, key)
-            if row is not None and row.length >= signature.length:
-                return False
-            if row is None:
-                row = CountersignatureRow(site=key[0], witness=key[1])
-                session.add(row)
-            row.length, row.hash = signature.length, signature.hash
-            row.evidence, row.at_ms = signature.evidence, self._clock()
-            return True
+            for signature in signatures:
+                self._countersign(session, signature)
 
-    def countersignatures(self, site: str | None = None) -> tuple[Countersignature, ...]:
-        """Signatures under the ledger of one site or all."""
+    def _countersign(self, session: Session, signature: Countersignature) -> None:
+        head = session.get(HeadRow, (signature.site, "ledger"))
+        if signature.site == signature.witness or head is None:
+            raise StateError("there is nothing to countersign", hint="ask what there is")
+        if signature.length > head.length:
+            raise StateError(
+                f"site {signature.witness} signs a ledger of {signature.site} that nobody saw",
+                hint="sign what was given to you",
+            )
+        self._enrol(session, signature.witness)
+        key = (signature.site, signature.witness)
+        row = session.get(CountersignatureRow, key)
+        if row is not None and row.length >= signature.length:
+            return
+        if row is None:
+            row = CountersignatureRow(site=key[0], witness=key[1])
+            session.add(row)
+        row.length, row.hash = signature.length, signature.hash
+        row.evidence, row.at_ms = signature.evidence, self._clock()
+
+    def countersignatures(
+        self, site: str | None = None, *, witness: str | None = None
+    ) -> tuple[Countersignature, ...]:
+        """Signatures under the ledger of one site or all, by one witness or all."""
         query = select(CountersignatureRow).order_by(
             CountersignatureRow.site, CountersignatureRow.witness
         )
         if site is not None:
             query = query.where(CountersignatureRow.site == site)
+        if witness is not None:
+            query = query.where(CountersignatureRow.witness == witness)
         with self._reads() as session:
             return tuple(
                 Countersignature(r.site, r.length, r.hash, r.witness, r.evidence)
