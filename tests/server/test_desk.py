@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from fedward.common.audit import AuditLog
 from fedward.common.audit import caused as caused_module
@@ -133,6 +134,41 @@ def test_studies_beyond_the_room_of_an_answer_leave_out_those_that_ended(
     evidence = state(OFFER, "coordinator", content, counter.consortium.key)
     counter.registry.offer(large, evidence, SITES)
     assert counter.desk.studies(question())["studies"] == told
+
+
+def test_a_site_can_withdraw_from_what_had_no_room(
+    counter: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter.offer()
+    for site in SITES:
+        counter.decided("approve", site=site)
+    run = counter.registry.start(HASH, SITES)
+    counter.registry.transition(run.id, State.FAILED, reason="x")
+    assert counter.desk.studies(question())["over"] == {}
+    monkeypatch.setattr(kinds, "ROOM_FOR_OFFERS", 10)
+    assert counter.desk.studies(question()) == {"studies": [None], "over": {HASH: "approve"}}
+    counter.decided("withdraw", at_ms=20)
+    assert counter.desk.studies(question())["over"] == {}
+
+
+def test_looking_again_reads_nothing_when_nothing_has_changed(counter: Counter) -> None:
+    """Every half second, for as long as the service runs, whatever it was ever offered."""
+    counter.offer()
+    asked: list[str] = []
+    event.listen(
+        counter.registry._engine,
+        "before_cursor_execute",
+        lambda _connection, _cursor, statement, *_: asked.append(statement),
+    )
+    assert counter.desk.refresh() == frozenset()
+    assert len([one for one in asked if "FROM" in one]) == 1
+    asked.clear()
+    for site in SITES:
+        counter.decided("approve", site=site)
+    counter.registry.start(HASH, SITES)
+    asked.clear()
+    assert counter.desk.refresh() == set(SITES)
+    assert not [one for one in asked if "document" in one or "evidence" in one]
 
 
 def test_who_withdraws_after_the_release_is_put_on_record(counter: Counter) -> None:

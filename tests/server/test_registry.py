@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sqlalchemy import create_engine, text
 
 from fedward.common.errors import OutputError, StateError
@@ -26,8 +29,8 @@ from fedward.server.registry import (
 SITES = ("north", "south", "west")
 
 
-def a_study() -> Study:
-    return parse_study(EXAMPLE + "[aggregation]\nmin_sites = 2\n")
+def a_study(min_sites: int = 2) -> Study:
+    return parse_study(EXAMPLE + f"[aggregation]\nmin_sites = {min_sites}\n")
 
 
 @pytest.fixture
@@ -183,6 +186,59 @@ def test_a_run_starts_when_all_active_sites_have_answered(registry: Registry) ->
     )
     assert registry.startable(SITES) == ()
     assert registry.study(study).state is State.RUNNING
+
+
+STEPS: tuple[Callable[[Registry, str], object], ...] = (
+    lambda registry, _study: registry.enrol("east"),
+    lambda registry, _study: registry.offer(a_study(), b"signed", [*SITES, "east"]),
+    lambda registry, _study: registry.offer(a_study(3), b"x", SITES),
+    *(
+        lambda registry, study, site=site, choice=choice: registry.decide(site, study, choice, b"")
+        for site in SITES
+        for choice in Choice
+    ),
+    lambda registry, study: registry.start(study, SITES),
+    lambda registry, study: registry.start(study, SITES, forced=True),
+    lambda registry, study: registry.close_offer(study),
+    *(
+        lambda registry, _study, state=state: registry.transition(registry.runs()[-1].id, state)
+        for state in State
+    ),
+    lambda registry, _study: registry.resume(registry.runs()[-1].id),
+    lambda registry, _study: registry.record_round(registry.runs()[-1].id, a_round(1)),
+    lambda registry, _study: registry.witness("north", "audit", length=1, hash_="a" * 64),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(steps=st.lists(st.sampled_from(range(len(STEPS))), max_size=25))
+def test_whoever_waits_for_a_change_misses_none(steps: list[int]) -> None:
+    """Where studies stand, without what they say, is what the studies themselves say."""
+    with Registry.open("sqlite://") as registry:
+        study = offered(registry)
+
+        def everything() -> tuple[Any, ...]:
+            standings = registry.standings()
+            assert [(s.study, s.state, s.min_sites, s.run) for s in standings] == [
+                (o.study, o.state, o.min_sites, o.runs[-1] if o.runs else "")
+                for o in registry.studies()
+            ]
+            choices = [dict(s.choices) for s in standings]
+            assert choices == [
+                {site: a.choice for site, a in o.answers.items()} for o in registry.studies()
+            ]
+            for site in (*SITES, "east"):
+                invited = [s for s in standings if site in s.choices]
+                assert list(registry.standings(site)) == invited
+            return standings, registry.sites()
+
+        before, seen = everything(), registry.changes()
+        for step in steps:
+            with suppress(StateError, IndexError):
+                STEPS[step](registry, study)
+            after, now = everything(), registry.changes()
+            assert now > seen or (now == seen and after == before)
+            before, seen = after, now
 
 
 def test_a_forced_start_takes_those_who_approved(registry: Registry) -> None:

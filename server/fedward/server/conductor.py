@@ -92,9 +92,11 @@ class Conductor:
         self._patience = patience or Patience()
         self._make_weights = make_weights
         self._executions: dict[str, Execution] = {}
+        self._gone: dict[str, Execution] = {}
         self._ended: dict[str, int] = {}
         self._pauses: dict[str, str] = {}
         self._roster_mark: object = None
+        self._looked_at: object = None
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="conductor", daemon=True)
 
@@ -145,10 +147,10 @@ class Conductor:
             FedwardError: one of them cannot be read; nothing is lost by looking again.
         """
         self._look_at_roster()
-        for study in self._registry.startable(self.active_sites):
-            self._begin(study)
-        gone = self._reap()  # before the registry is read: it then has the ends of these
+        self._begin_what_can()
+        self._gone |= self._reap()  # before the registry is read: it then has the ends of these
         runs = {run.id: run for run in self._registry.runs(State.RUNNING, State.EVALUATING)}
+        gone, self._gone = self._gone, {}
         for run_id in runs.keys() & gone.keys():
             if not gone[run_id].recorded:
                 self._ended[run_id] = RETRY_LOOKS
@@ -182,6 +184,14 @@ class Conductor:
         self._roster_mark = mark
         logger.info("roster read", extra={"facts": {"version": roster.version}})
         self._hooks.roster_changed()
+
+    def _begin_what_can(self) -> None:
+        """Begin the first runs of studies; looks at them only when something has changed."""
+        now = (self._registry.changes(), self.active_sites)
+        if now != self._looked_at:
+            for study in self._registry.startable(self.active_sites):
+                self._begin(study)
+            self._looked_at = now
 
     def _begin(self, study: str) -> None:
         try:

@@ -3,7 +3,8 @@
 What the answers hold (JSON; a statement is the text of a `common.statements` statement):
 
     studies   → studies: [{offer: statement, state, choice, run}], oldest first
-                over: {study: choice}, of those released that the site may still withdraw from
+                over: {study: choice}, of those released that the site may still withdraw from,
+                and of those without room
     decide    ← decision: statement
               → study, choice, state, new
     renew     ← request: PEM   → certificate: PEM, the site's and the issuer's; roster
@@ -77,6 +78,8 @@ class Desk:
         self._ends = Ends(registry, caused)
         self._witnesses = Witnesses(registry, roster, self._ends)
         self._versions: dict[str, int] = {}
+        self._looked_at = -1
+        """`Registry.changes` when it was last looked at."""
         self.refresh()
 
     # --- questions --------------------------------------------------------------------------------
@@ -96,10 +99,11 @@ class Desk:
         self._ends.see(question.site, question.header, question.evidence)
         site = question.site
         offers = self._registry.offered(site)
-        # What is over asks for nothing more, but who withdraws even then wants it on record.
-        over = self._registry.approved_and_over(site)[-_MOST_OVER:]
-        told = dict.fromkeys(over, Choice.APPROVE.value)
-        return {"studies": _fitting(offers, site), "over": told}
+        shown, without = _fitting(offers, site)
+        # What is over asks for nothing more, but who withdraws even then wants it on record; so
+        # does who withdraws from what had no room.
+        over = [*self._registry.approved_and_over(site), *without][-_MOST_OVER:]
+        return {"studies": shown, "over": dict.fromkeys(over, Choice.APPROVE.value)}
 
     def decide(self, question: Question) -> dict[str, Any]:
         """Check and keep what the site decided.
@@ -171,12 +175,16 @@ class Desk:
 
     def refresh(self) -> frozenset[str]:
         """Look at the registry again, which commands change; gives sites with something new."""
+        now = self._registry.changes()
+        if now == self._looked_at:
+            return frozenset()
         shown: dict[str, list[Any]] = {site.name: [] for site in self._registry.sites()}
-        for offer in self._registry.studies():
-            for site in offer.answers:
-                shown.setdefault(site, []).append([offer.study, offer.state.value, offer.runs[-1:]])
+        for study in self._registry.standings():
+            for site in study.choices:
+                shown.setdefault(site, []).append([study.study, study.state.value, study.run])
         found = {site: _number(what) for site, what in shown.items()}
         with self._lock:
+            self._looked_at = now
             changed = {site for site, n in found.items() if self._versions.get(site) != n}
             self._versions = found
         return frozenset(changed)
@@ -232,12 +240,13 @@ def _shown(offer: Offer, site: str) -> dict[str, Any]:
     }
 
 
-def _fitting(offers: Sequence[Offer], site: str) -> list[dict[str, Any] | None]:
+def _fitting(offers: Sequence[Offer], site: str) -> tuple[list[dict[str, Any] | None], list[str]]:
     """What an answer has room for: what goes on before what ended, the newest first.
 
-    A None at the end says that not all had room: a site takes what is missing for nothing.
+    A None at the end says that not all had room: a site takes what is missing for nothing. Then
+    come the hashes of those that the site approves and that had none.
     """
-    room, fitting = kinds.ROOM_FOR_OFFERS, list[dict[str, Any] | None]()
+    room, fitting, without = kinds.ROOM_FOR_OFFERS, list[dict[str, Any] | None](), list[str]()
     newest, ended = list(reversed(offers)), (State.FAILED, State.STOPPED)
     for offer in sorted(newest, key=lambda offer: offer.state in ended):
         shown = _shown(offer, site)
@@ -245,7 +254,9 @@ def _fitting(offers: Sequence[Offer], site: str) -> list[dict[str, Any] | None]:
         if size <= room:
             fitting.append(shown)
             room -= size
-    return fitting if len(fitting) == len(offers) else [*fitting, None]
+        elif offer.answers[site].choice is Choice.APPROVE:
+            without.append(offer.study)
+    return (fitting if len(fitting) == len(offers) else [*fitting, None]), without
 
 
 def _number(what: object) -> int:

@@ -98,7 +98,7 @@ class Desk:
         self._runs = runs
         self._shown = shown
         self._over: frozenset[str] = frozenset()
-        """Studies that are released, and that the server has us approving."""
+        """Studies that are released or had no room, and that the server has us approving."""
         self._wake = asyncio.Event()
         self._wake.set()
         self._connected = asyncio.Event()

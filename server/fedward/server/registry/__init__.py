@@ -20,6 +20,7 @@ from fedward.server.registry.facts import (
     Round,
     Run,
     Site,
+    Standing,
 )
 from fedward.server.registry.heads import HeadRecords
 from fedward.server.registry.states import Choice, State
@@ -37,6 +38,7 @@ __all__ = [
     "Round",
     "Run",
     "Site",
+    "Standing",
     "State",
 ]
 

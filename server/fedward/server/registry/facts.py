@@ -74,6 +74,25 @@ class Offer:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """Where a study stands, without what it says.
+
+    Attributes:
+        study: its hash.
+        state: of its newest run, or of the offer while there is none.
+        min_sites: how many it needs.
+        choices: by invited site, what it says now; None if it has not answered.
+        run: id of its newest run, or empty.
+    """
+
+    study: str
+    state: State
+    min_sites: int
+    choices: Mapping[str, Choice | None]
+    run: str = ""
+
+
+@dataclass(frozen=True)
 class Run:
     """One execution of a study.
 

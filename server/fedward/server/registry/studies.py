@@ -10,11 +10,12 @@ from sqlalchemy.orm import Session
 from fedward.common.errors import StateError
 from fedward.common.study import Study, canonical_json, study_hash
 from fedward.server.registry.database import Database
-from fedward.server.registry.facts import Answer, Offer, Site
+from fedward.server.registry.facts import Answer, Offer, Site, Standing
 from fedward.server.registry.states import Choice, State, choose, enough, follow, ready
 from fedward.server.registry.tables import (
     FIRST_NODE,
     DecisionRow,
+    EventRow,
     InvitationRow,
     RunRow,
     SiteRow,
@@ -181,18 +182,26 @@ class StudyRecords(Database):
             rows = session.scalars(select(StudyRow).order_by(StudyRow.offered_ms, StudyRow.hash))
             return tuple(self._offer(session, row) for row in rows.all())
 
+    def standings(self, site: str | None = None) -> tuple[Standing, ...]:
+        """Where all studies stand, or those that a site is invited to; oldest first."""
+        with self._reads() as session:
+            return self._standings(session, site)
+
     def offered(self, site: str) -> tuple[Offer, ...]:
         """Studies that a site is invited to and that are not over, oldest first."""
-        return tuple(
-            offer
-            for offer in self.studies()
-            if site in offer.answers and (offer.state.active or not offer.state.final)
-        )
+        with self._reads() as session:
+            return tuple(
+                self._offer(session, self._study(session, found.study))
+                for found in self._standings(session, site)
+                if found.state.active or not found.state.final
+            )
 
     def approved_and_over(self, site: str) -> tuple[str, ...]:
         """Hashes of studies that are over and that a site still approves, oldest first."""
         return tuple(
-            offer.study for offer in self.studies() if offer.state.final and site in offer.approved
+            found.study
+            for found in self.standings(site)
+            if found.state.final and found.choices[site] is Choice.APPROVE
         )
 
     def decisions(self, study: str) -> tuple[Answer, ...]:
@@ -220,16 +229,44 @@ class StudyRecords(Database):
             active: sites that the roster has as active.
         """
         return tuple(
-            offer.study
-            for offer in self.studies()
-            if offer.state is State.APPROVED
-            and not offer.runs
-            and ready(
-                {site: answer.choice for site, answer in offer.answers.items()},
-                active,
-                offer.min_sites,
-            )
+            found.study
+            for found in self.standings()
+            if found.state is State.APPROVED
+            and not found.run
+            and ready(found.choices, active, found.min_sites)
         )
+
+    def changes(self) -> int:
+        """Grows with every change of a study, an answer or the state of a run, whoever makes it.
+
+        Each of them has an event, which comes or goes with it. Costs next to nothing.
+        """
+        with self._reads() as session:
+            return session.scalar(select(func.max(EventRow.id))) or 0
+
+    def _standings(self, session: Session, site: str | None) -> tuple[Standing, ...]:
+        """Without documents and signatures: those may be megabytes, and this is asked often."""
+        studies = select(StudyRow.hash, StudyRow.state, StudyRow.min_sites)
+        answers = select(InvitationRow.study, InvitationRow.site, InvitationRow.choice)
+        runs = select(RunRow.study, RunRow.id, RunRow.state)
+        if site is not None:
+            invited = select(InvitationRow.study).where(InvitationRow.site == site)
+            studies = studies.where(StudyRow.hash.in_(invited))
+            answers = answers.where(InvitationRow.study.in_(invited))
+            runs = runs.where(RunRow.study.in_(invited))
+        choices: dict[str, dict[str, Choice | None]] = {}
+        for study, who, choice in session.execute(answers):
+            choices.setdefault(study, {})[who] = None if choice is None else Choice(choice)
+        newest = {
+            study: (run, state)
+            for study, run, state in session.execute(runs.order_by(RunRow.number))
+        }
+        found = []
+        order = (StudyRow.offered_ms, StudyRow.hash)
+        for study, offer, min_sites in session.execute(studies.order_by(*order)):
+            run, state = newest.get(study, ("", offer))
+            found.append(Standing(study, State(state), min_sites, choices.get(study, {}), run))
+        return tuple(found)
 
     def _study(self, session: Session, study: str) -> StudyRow:
         row = session.get(StudyRow, study)
