@@ -163,12 +163,13 @@ class Stacked:
         order = sorted(sites, key=lambda site: (-self._steps[site], -self._rows[site], site))
         even = -(-len(order) // -(-len(order) // self._chunk))
         chunk: list[int] = []
+        most = 0
         for site in order:
-            most = max(self._rows[one] for one in [*chunk, site])
+            most = max(most, self._rows[site])
             values = (len(chunk) + 1) * most * max(self._width, most if self._patients else 0)
             if chunk and (len(chunk) == even or values > BATCH):
                 yield np.array(chunk, np.int64)
-                chunk = []
+                chunk, most = [], self._rows[site]
             chunk.append(site)
         if chunk:
             yield np.array(chunk, np.int64)
