@@ -86,6 +86,19 @@ def test_cnn_takes_any_size_of_picture(height: int, width: int, channels: int) -
     assert module(torch.zeros(2, channels, height, width)).shape == (2, 1)
 
 
+@pytest.mark.parametrize(("side", "pools"), [(28, False), (29, False), (32, True), (14, True)])
+def test_cnn_pools_only_what_has_another_size(side: int, pools: bool) -> None:
+    """With the same names of weights, and the same outputs to the bit."""
+    spec = parse_model({"name": "cnn", "pool": 7})
+    module = build_module(spec, (1, side, side), 1, seed=0)
+    always = build_module(spec, (1, 64, 64), 1, seed=0)
+    assert any(isinstance(m, nn.AdaptiveAvgPool2d) for m in module.modules()) is pools
+    assert list(module.state_dict()) == list(always.state_dict())
+    always.load_state_dict(module.state_dict())
+    pictures = torch.rand(3, 1, side, side)
+    assert torch.equal(module(pictures), always(pictures))
+
+
 def test_cnn_may_have_linear_layers_between() -> None:
     spec = parse_model({"name": "cnn", "channels": [8], "pool": 2, "hidden": [10, 6]})
     cnn = build_module(spec, (3, 16, 12), 4, 0)

@@ -38,6 +38,10 @@ class SmallCNN(ModelSpec):
         """Conv-GroupNorm-ReLU-MaxPool blocks, adaptive average pooling, linear layers."""
         from torch import nn
 
+        halved = 2 ** len(self.channels)
+        pooled = tuple(side // halved for side in inputs[1:]) == (self.pool, self.pool)
+        # Pooling to the size that is there already changes nothing, and takes a sixth of a step.
+        pooling = nn.Identity() if pooled else nn.AdaptiveAvgPool2d(self.pool)
         widths = (inputs[0], *self.channels)
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
@@ -47,7 +51,7 @@ class SmallCNN(ModelSpec):
                 nn.ReLU(),
                 nn.MaxPool2d(2),
             ]
-        layers += [nn.AdaptiveAvgPool2d(self.pool), nn.Flatten()]
+        layers += [pooling, nn.Flatten()]
         dense = (widths[-1] * self.pool**2, *self.hidden)
         for before, after in pairwise(dense):
             layers += [nn.Linear(before, after), nn.ReLU()]

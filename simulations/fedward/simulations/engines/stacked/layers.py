@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 Weights = Sequence[Tensor]
 """The weights of one layer, `[S, …]` each, in the module's order."""
@@ -187,31 +187,6 @@ class Shared:
 
 def _by_site(rows: Tensor, like: Tensor) -> Tensor:
     return rows.reshape(*like.shape[:2], *rows.shape[1:])
-
-
-class Pooling:
-    """`nn.AdaptiveAvgPool2d`, which does nothing where the size is the wanted one already."""
-
-    names: tuple[str, ...] = ()
-
-    def __init__(self, module: nn.AdaptiveAvgPool2d) -> None:
-        self._pool = Shared(module)
-        size = module.output_size
-        self._size = size if isinstance(size, tuple) else (size, size)
-
-    def forward(
-        self, inputs: Tensor, weights: Weights
-    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """Of all rows of all sites at once."""
-        if tuple(inputs.shape[-2:]) == self._size:
-            return inputs, None
-        return self._pool.forward(inputs, weights)
-
-    def backward(
-        self, context: tuple[Tensor, Tensor] | None, gradient: Tensor, weights: Weights
-    ) -> Tensor:
-        """By automatic differentiation, where there is something to differentiate."""
-        return gradient if context is None else self._pool.backward(context, gradient, weights)
 
 
 class Flat:

@@ -14,7 +14,6 @@ from fedward.simulations.engines.stacked.layers import (
     Dense,
     Flat,
     Layer,
-    Pooling,
     Rectifier,
     Shared,
     Trained,
@@ -22,6 +21,7 @@ from fedward.simulations.engines.stacked.layers import (
 from fedward.simulations.engines.stacked.pictures import Convolution, Scale
 
 _ALONE: tuple[type[nn.Module], ...] = (
+    nn.AdaptiveAvgPool2d,
     nn.AvgPool2d,
     nn.ELU,
     nn.GELU,
@@ -193,13 +193,7 @@ def _alone(module: nn.Module, names: tuple[str, ...]) -> list[Layer] | None:
     return None if strange else [Shared(module)]
 
 
-def _pooling(module: nn.AdaptiveAvgPool2d, names: tuple[str, ...]) -> list[Layer]:
-    del names
-    return [Pooling(module)]
-
-
 _MAKERS: dict[type[nn.Module], Maker] = {
-    nn.AdaptiveAvgPool2d: _pooling,
     nn.Linear: _dense,
     nn.Conv2d: _convolution,
     nn.GroupNorm: _group_norm,
