@@ -18,7 +18,7 @@ import pytest
 from fedward.client.daemon.account import Account
 from fedward.client.daemon.daemon import Daemon
 from fedward.client.daemon.record import Record
-from fedward.client.daemon.remembered import LEDGER, last_end
+from fedward.client.daemon.remembered import LEDGER, lacking, last_end
 from fedward.client.daemon.rules import SiteRules
 from fedward.client.daemon.seams import Place, Signals
 from fedward.client.daemon.service import Service
@@ -33,6 +33,7 @@ from fedward.client.worker.process import WorkerDied
 from fedward.client.worker.protocol import Do, Done, Load
 from fedward.common import records
 from fedward.common.audit import AuditLog, caused, verify_log
+from fedward.common.audit.chain import Head as LogEnd
 from fedward.common.errors import (
     DataError,
     FedwardError,
@@ -344,6 +345,7 @@ def greeted(ward: Ward, account: Account) -> str:
         service._rules = SiteRules(ward.home, ward.key, now=lambda: ward.now)
         service._daemon = SimpleNamespace(halted=None)
         service._desk = SimpleNamespace(connected=lambda: None)
+        service._link = SimpleNamespace(reconsider=lambda: None)
         central = SimpleNamespace(coordinator=SimpleNamespace(name="central"))
         service._roster = SimpleNamespace(current=central)
         with pytest.raises(StateError):
@@ -360,6 +362,7 @@ def test_a_server_that_drops_every_connection_fills_no_log(
     service: Any = object.__new__(Service)
     service._daemon = SimpleNamespace(halted=None)
     service._desk = SimpleNamespace(connected=lambda: None)
+    service._link = SimpleNamespace(reconsider=lambda: None)
     service._roster = SimpleNamespace(
         current=SimpleNamespace(coordinator=SimpleNamespace(name="central"))
     )
@@ -716,27 +719,101 @@ def test_a_large_task_is_judged_before_its_body_is_here(tmp_path: Path) -> None:
     ward.run(story)
 
 
-@pytest.mark.parametrize("gate", [False, True])
+@pytest.mark.parametrize("when", ["gate", "ledger", "release"])
 def test_what_was_paid_for_outlives_an_error_that_passes(
-    gate: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A full disk, say, just when the reply is released; but what the gate stops is deleted."""
-    ward = Ward(tmp_path)
+    private = {"mode": "dp", "epsilon": 3.0, "delta": 1e-3}
+    ward = Ward(tmp_path, small_study(privacy=private) if when == "ledger" else small_study())
 
-    def full(_outbox: Outbox, _work: Path) -> Path:
+    def full(*_: Any, **__: Any) -> Any:
         raise OutputError("the disk is full", hint="make room")
 
     async def story(daemon: Daemon, pool: Trained) -> None:
         with monkeypatch.context() as patched:
-            if gate:
+            if when == "gate":
                 pool.content = Content({"patients": 57}, {records.WEIGHT: 1.0}, WEIGHTS)
+            elif when == "ledger":
+                patched.setattr(Account, "paid", full)
             else:
                 patched.setattr(Outbox, "release", full)
             assert code_and_reason(await daemon.do(ward.asked()))[0] != 0
         works = list(tmp_path.glob("state/outbox/*/*.work"))
-        assert len(works) == (0 if gate else 1)
+        assert len(works) == (0 if when == "gate" else 1)
 
     ward.run(story)
+
+
+def test_nothing_leaves_when_the_ledger_is_found_to_lack_something_meanwhile(
+    tmp_path: Path,
+) -> None:
+    ward = Ward(tmp_path)
+    lacks = StateError("this site's ledger is older", hint="restore the newer one")
+
+    async def story(daemon: Daemon, pool: Trained) -> None:
+        honest = pool.do
+
+        async def halted(load: Load, task: Do) -> Done:
+            done = await honest(load, task)
+            daemon.halted = lacks
+            return done
+
+        pool.do = halted  # type: ignore[method-assign]
+        assert code_and_reason(await daemon.do(ward.asked()))[0] == StateError.exit_code
+
+    ward.run(story)
+    assert ward.log("release") == []
+
+
+def test_a_reply_that_the_ledger_did_not_pay_for_is_not_given_again(tmp_path: Path) -> None:
+    """It was paid for by another ledger, in whose place the right one was put since."""
+    ward = Ward(tmp_path, small_study(privacy={"mode": "dp", "epsilon": 3.0, "delta": 1e-3}))
+
+    async def story(daemon: Daemon, _pool: Trained) -> None:
+        asked = ward.asked()
+        outbox = Outbox(ward.home.outbox)
+        work = outbox.work(asked.run, asked.round, asked.key)
+        outbox.begin(work)
+        write_durably(work, Content({}, {records.WEIGHT: 1.0}, WEIGHTS))
+        outbox.release(work)
+        code, reason = code_and_reason(await daemon.do(asked))
+        assert code == PrivacyError.exit_code
+        assert "the site knows why" in reason
+
+    ward.run(story)
+
+
+def test_a_ledger_that_lacks_something_stops_the_site_whatever_the_log_says_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the log cannot be written at that moment."""
+    ward = Ward(tmp_path)
+    service: Any = object.__new__(Service)
+    service._daemon = SimpleNamespace(halted=None)
+    service._link = SimpleNamespace(reconsider=lambda: None)
+    error = StateError("this site's ledger is older", hint="restore the newer one")
+    lost, longer = LogEnd(4, "a" * 64), LogEnd(7, "b" * 64)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OutputError("the disk is full", hint="make room")
+
+    account = Account(ward.home.ledger)
+    with AuditLog.open(ward.home.audit_log, ward.key) as log:
+        service._audit, service._account, service._record = log, account, Record(log)
+        service._rules = SiteRules(ward.home, ward.key, now=lambda: ward.now)
+        with monkeypatch.context() as patched:
+            patched.setattr(AuditLog, "append", full)
+            with pytest.raises(OutputError):
+                service._lacks(lost, error)
+        assert service._daemon.halted is error
+        for end in (lost, longer, lost):
+            service._lacks(end, error)
+        assert lacking(log.entries()) == {lost, longer}
+        log.append("release", ledger=account.head.to_dict())  # of a thread that was not stopped
+        with pytest.raises(StateError, match="its audit log has seen"):
+            service._check_own()
+    account.close()
 
 
 def test_the_daemon_loads_nothing_that_computes() -> None:

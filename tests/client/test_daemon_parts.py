@@ -27,7 +27,7 @@ from fedward.client.daemon.witness import Witness
 from fedward.client.ledger import Ledger, Members, Totals
 from fedward.client.ledger.account import Caps
 from fedward.client.offers import forget_offers, keep_offer, kept_offers, kept_study, read_offer
-from fedward.client.outbox import Outbox, write_durably
+from fedward.client.outbox import MOST_REFUSALS, Outbox, write_durably
 from fedward.common.audit import AuditLog, caused
 from fedward.common.audit.chain import Head
 from fedward.common.errors import (
@@ -44,6 +44,14 @@ from fedward.common.statements import COUNTERSIGNATURE, LEDGER_HEAD, OFFER, read
 from fedward.common.study import canonical_json, study_hash
 from fedward.common.wire import kinds
 from fedward.common.wire.body import Content
+from fedward.common.witnessing import (
+    MOST_BEFORE,
+    Seen,
+    countersign,
+    read_countersignature,
+    read_end,
+    state_end,
+)
 from fedward.server.link.peers import HOURLY
 from fedward.simulations.fake_hospital import Consortium
 from fedward.simulations.fakes import small_study
@@ -445,16 +453,15 @@ def witness(
 
 
 def stated(consortium: Consortium, site: str, head: Head) -> str:
-    return state(LEDGER_HEAD, site, head.to_dict(), consortium.sites[site]).decode()
+    return state_end(site, head, consortium.sites[site])
 
 
 def head_of_south(consortium: Consortium, length: int, digit: str) -> str:
     return stated(consortium, "south", Head(length, digit * 64))
 
 
-def signed_by_south(consortium: Consortium, head: Head, statement: str, before: str = "") -> str:
-    content = {"site": "north", **head.to_dict(), "statement": statement, "before": before}
-    return state(COUNTERSIGNATURE, "south", content, consortium.sites["south"]).decode()
+def signed_by_south(consortium: Consortium, head: Head, statement: str, *before: str) -> str:
+    return countersign("south", Seen("north", head, statement, before), consortium.sites["south"])
 
 
 class Answers:
@@ -474,12 +481,12 @@ class Answers:
         asyncio.run(self.one.exchange(ask, self.consortium.roster()))
         return asked
 
-    def signs(self, *heads: str, signed: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
+    def signs(self, *heads: str, signed: Mapping[str, int] | None = None) -> list[Seen]:
         """What it signs of these ends."""
         asked = self.exchange(heads=list(heads), signed=dict(signed or {}))
         key = self.consortium.sites["north"].public
         found = asked[1]["signed"] if len(asked) > 1 else []
-        return [read_statement(t.encode(), COUNTERSIGNATURE, "north", key) for t in found]
+        return [read_countersignature(text, "north", key) for text in found]
 
 
 def test_ends_of_ledgers_are_stated_signed_and_kept(consortium: Consortium, tmp_path: Path) -> None:
@@ -492,18 +499,10 @@ def test_ends_of_ledgers_are_stated_signed_and_kept(consortium: Consortium, tmp_
         under = signed_by_south(consortium, own, stated(consortium, "north", own))
         south = head_of_south(consortium, 4, "a")
         asked = Answers(consortium, one).exchange(heads=[south, "nonsense"], signatures=[under])
-        said = read_statement(
-            asked[0]["ledger"].encode(), LEDGER_HEAD, "north", consortium.sites["north"].public
-        )
-        assert said == own.to_dict()
-        signed = read_statement(
-            asked[1]["signed"][0].encode(),
-            COUNTERSIGNATURE,
-            "north",
-            consortium.sites["north"].public,
-        )
-        end = {"length": 4, "hash": "a" * 64}
-        assert signed == {"site": "south", **end, "statement": south, "before": ""}
+        key = consortium.sites["north"].public
+        assert read_end(asked[0]["ledger"], "north", key) == own
+        signed = read_countersignature(asked[1]["signed"][0], "north", key)
+        assert signed == Seen("south", Head(4, "a" * 64), south)
         # That its own end was signed made the ledger longer, which is no news to be signed.
         assert account.head.length == own.length + 1
         assert not one.has_news
@@ -523,19 +522,91 @@ def test_a_ledger_that_went_back_is_shown_what_was_signed(
         def again() -> Answers:
             return Answers(consortium, witness(tmp_path, consortium, log, account))
 
-        (signed,) = again().signs(first)
-        assert (signed["length"], signed["statement"], signed["before"]) == (4, first, "")
+        known = Seen("south", Head(4, "a" * 64), first)
+        assert again().signs(first) == [known]
         for went_back in (older, fork):
-            (signed,) = again().signs(went_back, signed={"south": 4})
-            assert (signed["length"], signed["hash"]) == (4, "a" * 64)
-            assert signed["statement"] == first
+            assert again().signs(went_back, signed={"south": 4}) == [known]
         assert sum(entry.kind == "witness-refused" for entry in log.entries()) == 2
-        (signed,) = again().signs(longer)
-        assert (signed["length"], signed["statement"], signed["before"]) == (5, longer, first)
+        grown = Seen("south", Head(5, "d" * 64), longer, (first,))
+        assert again().signs(longer) == [grown]
         # The server has it; a server that lost it is given it again.
         assert again().signs(longer, signed={"south": 5}) == []
-        (signed,) = again().signs(longer)
-        assert (signed["statement"], signed["before"]) == (longer, first)
+        assert again().signs(longer) == [grown]
+        words = [head_of_south(consortium, length, "e") for length in range(6, 12)]
+        for statement in words:
+            (signed,) = again().signs(statement)
+        assert signed.words == tuple(words[::-1][: MOST_BEFORE + 1])
+        account.close()
+
+
+def test_what_could_not_be_remembered_is_not_signed(
+    consortium: Consortium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk, then a restart: else a witness would sign the same ledger another way."""
+    spend(tmp_path / "ledger.sqlite", "run-1")
+
+    def full(*_: Any) -> None:
+        raise OutputError("the disk is full", hint="make room")
+
+    with AuditLog.open(tmp_path / "audit.log", consortium.sites["north"]) as log:
+        account = Account(tmp_path / "ledger.sqlite")
+        answers = Answers(consortium, witness(tmp_path, consortium, log, account))
+        first = head_of_south(consortium, 4, "a")
+        with monkeypatch.context() as patched:
+            patched.setattr("fedward.client.daemon.witness.write_atomic", full)
+            for _ in range(2):
+                with pytest.raises(OutputError):
+                    answers.signs(first)
+        (signed,) = answers.signs(first)
+        assert signed.statement == first
+        again = Answers(consortium, witness(tmp_path, consortium, log, account))
+        assert again.signs(first, signed={"south": 4}) == []
+        account.close()
+
+
+def test_one_member_that_means_harm_spoils_nothing_for_the_others(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    """What it says more than it must is neither kept nor passed on."""
+    spend(tmp_path / "ledger.sqlite", "run-1")
+    south = consortium.sites["south"]
+    with AuditLog.open(tmp_path / "audit.log", consortium.sites["north"]) as log:
+        account = Account(tmp_path / "ledger.sqlite")
+        own = account.head
+        answers = Answers(consortium, witness(tmp_path, consortium, log, account))
+        content = {"length": 4, "hash": "a" * 64}
+        much = state(LEDGER_HEAD, "south", {**content, "x": "é" * 1000}, south).decode()
+        more = state(LEDGER_HEAD, "south", {**content, "x": 1}, south).decode()
+        assert answers.signs(much, more) == []
+        own_words = stated(consortium, "north", own)
+        before = {"site": "north", **own.to_dict(), "statement": own_words, "before": ["x" * 2000]}
+        for extra in (
+            before,
+            {**before, "before": [], "x": 1},
+            {**before, "before": [own_words] * 9},
+        ):
+            text = state(COUNTERSIGNATURE, "south", extra, south).decode()
+            answers.exchange(signatures=[text])
+        assert account.head == own
+        account.close()
+
+
+def test_ledgers_at_rest_do_not_grow_by_being_seen(consortium: Consortium, tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    spend(path, "run-1")
+    with AuditLog.open(tmp_path / "audit.log", consortium.sites["north"]) as log:
+        account = Account(path)
+        answers = Answers(consortium, witness(tmp_path, consortium, log, account))
+
+        def seen() -> int:
+            own = stated(consortium, "north", account.head)
+            answers.exchange(signatures=[signed_by_south(consortium, account.head, own)])
+            return account.head.length
+
+        lengths = [seen() for _ in range(5)]
+        assert set(lengths) == {lengths[0]}
+        spend(path, "run-2")
+        assert seen() > lengths[0] + 1
         account.close()
 
 
@@ -558,9 +629,16 @@ def test_a_site_stops_by_its_own_words_alone(consortium: Consortium, tmp_path: P
             answers.exchange(signatures=[signed_by_south(consortium, later, statement)])
         answers.exchange(signatures=[signed_by_south(consortium, held, own[held])])
         assert lacking == []
-        answers.exchange(signatures=[signed_by_south(consortium, later, own[later])])
-        answers.exchange(signatures=[signed_by_south(consortium, held, own[held], own[forked])])
-        assert lacking == [later, forked]
+        kept = account.head
+        for words in (
+            (own[later],),
+            (own[held], own[forked]),
+            (own[later], "x"),
+            (forged, own[later]),
+        ):
+            answers.exchange(signatures=[signed_by_south(consortium, later, *words)])
+        assert lacking == [later, forked, later, later]
+        assert account.head == kept  # nothing is kept beside a lack
         account.close()
 
 
@@ -831,6 +909,15 @@ def test_what_is_left_of_runs_that_nobody_knows_goes_after_a_day(tmp_path: Path)
     left = {path.name for path in (tmp_path / "outbox").iterdir()}
     assert left == {"known-1", "strange-2", young.parent.name}
     assert list(young.parent.iterdir()) == [young]
+
+
+def test_refusals_that_nobody_takes_do_not_add_up(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox")
+    for number in range(MOST_REFUSALS + 20):
+        path = outbox.refuse(f"{number:064x}", Content({"error-code": 14}))
+        os.utime(path, (number, number))
+    assert len(list(path.parent.iterdir())) == MOST_REFUSALS
+    assert path.exists()
 
 
 def test_who_is_refused_leaves_nothing_behind(tmp_path: Path) -> None:

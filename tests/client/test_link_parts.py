@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import math
 import os
+import shutil
 import zlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -29,9 +30,16 @@ from fedward.client.link.connection import (
     translated,
 )
 from fedward.client.link.greeting import ask, greet
-from fedward.client.link.transfers import Outgoing, fetch, tidy_inbox
+from fedward.client.link.transfers import Outgoing, Room, fetch, tidy_inbox
 from fedward.client.link.upkeep import Upkeep
-from fedward.common.errors import FedwardError, IdentityError, LinkError, PolicyError, StateError
+from fedward.common.errors import (
+    FedwardError,
+    IdentityError,
+    LinkError,
+    OutputError,
+    PolicyError,
+    StateError,
+)
 from fedward.common.identity import (
     Authority,
     Identity,
@@ -44,7 +52,7 @@ from fedward.common.identity import (
     sign_roster,
 )
 from fedward.common.wire import kinds
-from fedward.common.wire.link_pb2 import Chunk, Range, Signed
+from fedward.common.wire.link_pb2 import Chunk, Header, Range, Signed
 from fedward.common.wire.message import message_id, peek
 from fedward.common.wire.session import Session
 
@@ -592,3 +600,32 @@ def test_a_certificate_that_is_not_ours_is_not_installed(parties: Parties) -> No
             asyncio.run(upkeep.renew(answering(parties, kinds.RENEW, {"certificate": chain})))
         assert installed == []
         assert upkeep.identity == before
+
+
+def test_room_is_promised_once_and_not_for_what_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    free = (1 << 30) + 1000
+    monkeypatch.setattr(
+        "fedward.client.link.transfers.shutil.disk_usage",
+        lambda _folder: usage._replace(total=1 << 40, free=free),
+    )
+    room = Room(tmp_path)
+
+    def of(size: int, mark: int) -> Offer:
+        header = Header(
+            body_size=size, plain_size=size, encoding="", body_sha256=bytes([mark]) * 32
+        )
+        return Offer("key", b"id", header, b"")
+
+    with room.taken(of(600, 1)):
+        with pytest.raises(OutputError, match="too little room"):
+            room.taken(of(600, 2))
+        with room.taken(of(300, 3)):
+            pass
+    with room.taken(of(900, 2)):
+        pass
+    (tmp_path / (bytes([4]) * 32).hex()).write_bytes(bytes(5000))
+    with room.taken(of(5000, 4)):  # is here
+        pass

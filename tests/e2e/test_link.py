@@ -339,7 +339,8 @@ def test_no_task_takes_the_last_room_of_a_disk(
             assert b"error-code" in answer.body.read_bytes()
             assert site.work.done == []
             assert site.link.status.received == 0
-            answer = (await world.collect(world.task("north", body(tmp_path, 1_000_000))))["north"]
+            small = body(tmp_path, 1_500_000, "small")
+            await world.collect(world.task("north", small))
             assert len(site.work.done) == 1
 
     within(main())

@@ -14,7 +14,7 @@ from sqlalchemy import event
 from fedward.common.audit import AuditLog
 from fedward.common.audit import caused as caused_module
 from fedward.common.audit.caused import Caused
-from fedward.common.errors import FedwardError, IdentityError, LinkError, StateError
+from fedward.common.errors import IdentityError, LinkError, StateError
 from fedward.common.identity import PrivateKey, RosterFile
 from fedward.common.statements import COUNTERSIGNATURE, DECISION, LEDGER_HEAD, OFFER, claims, state
 from fedward.common.study import study_hash
@@ -384,7 +384,7 @@ def stated(counter: Counter, site: str, length: int) -> str:
 def signature(counter: Counter, end: int, *, by: str = "site-2", **content: Any) -> str:
     """A site's signature under the end of the ledger of site-1."""
     said = {"site": "site-1", **shown(end), "statement": stated(counter, "site-1", end)}
-    content = said | {"before": ""} | content
+    content = said | {"before": []} | content
     return state(COUNTERSIGNATURE, by, content, counter.consortium.keys[by]).decode()
 
 
@@ -415,27 +415,37 @@ def test_a_signature_under_a_ledger_must_be_ones_own_and_of_what_the_site_said(
 ) -> None:
     states(counter, "site-1", 3)
     by_another = counter.state(LEDGER_HEAD, "site-2", **shown(9))
+    good = signature(counter, 3)
     for signed in (
         signature(counter, 3, by="site-3"),
         signature(counter, 9, statement=by_another),
         signature(counter, 9, statement=stated(counter, "site-1", 3)),
         signature(counter, 9, statement=""),
         signature(counter, 9, statement=7),
+        signature(counter, 9, before=[by_another]),
+        signature(counter, 9, before=["x" * 5000]),
+        signature(counter, 9, x="more than it must say"),
         signature(counter, 3, site="site-2"),
         signature(counter, 3, site="nobody"),
-        signature(counter, 3, length=-1, hash="x"),
+        signature(counter, 3, hash="x"),
         counter.state(LEDGER_HEAD, "site-2", site="site-1", **shown(3)),
-        7,
     ):
-        with pytest.raises(FedwardError):
-            counter.desk.witness(question("site-2", signed=[signed]))
+        assert counter.desk.witness(question("site-2", signed=[signed]))["signed"] == {}
+        assert counter.registry.countersignatures() == ()
+    # Another's mistake keeps nothing from being put on record that comes with it.
+    assert counter.desk.witness(question("site-2", signed=[signed, good]))["signed"] == {
+        "site-1": 3
+    }
     with pytest.raises(IdentityError):
         counter.desk.witness(
             Question("site-2", "", {"ledger": stated(counter, "site-1", 3)}, Header(), b"")
         )
-    with pytest.raises(LinkError):
-        counter.desk.witness(question("site-2", signed=[signature(counter, 3)] * 9))
-    assert counter.registry.countersignatures() == ()
+    more = counter.state(LEDGER_HEAD, "site-1", **shown(4), x="é" * 100)
+    with pytest.raises(IdentityError):
+        counter.desk.witness(Question("site-1", "", {"ledger": more}, Header(), b""))
+    for malformed in ([signature(counter, 3)] * 9, 7, [7]):
+        with pytest.raises(LinkError):
+            counter.desk.witness(question("site-2", signed=malformed))
 
 
 def test_a_server_that_was_put_back_learns_from_any_site_what_it_had_seen(
@@ -469,7 +479,7 @@ def test_an_answer_about_ledgers_has_room_for_all_it_says(
     for site in ("site-1", "site-2"):
         states(counter, site, 3)
     assert len(counter.desk.witness(question("site-3"))["heads"]) == 2
-    monkeypatch.setattr("fedward.server.witnesses._ROOM_FOR_HEADS", 1000)
+    monkeypatch.setattr("fedward.server.witnesses._ROOM_FOR_ENDS", 1000)
     assert len(counter.desk.witness(question("site-3"))["heads"]) == 1
 
 

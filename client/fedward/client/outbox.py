@@ -30,8 +30,12 @@ from fedward.common.wire.body import Content, Written, write_body
 
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _KEY = re.compile(r"[0-9a-f]{64}")
+REPLY = ".reply"
+"""Ends the names of replies."""
 _REFUSED = ".refused"
 """Folder of refusals; no run has such a name."""
+MOST_REFUSALS = 256
+"""That are kept until somebody takes them; the oldest go first. More than a site has in hand."""
 MOST_QUESTIONS = 3
 """How many different tasks of one kind a site takes in a round: a server that was killed may ask
 for something else than before, but none may ask on and on."""
@@ -125,7 +129,7 @@ class Outbox:
         Raises:
             OutputError: the disk refuses.
         """
-        reply = work.with_suffix(".reply")
+        reply = work.with_suffix(REPLY)
         try:
             work.replace(reply)
             _sync(reply.parent)
@@ -145,7 +149,17 @@ class Outbox:
         path = self._refusal(key)
         _make(path.parent)
         write_durably(path, content)
+        self._forget_refusals()
         return path
+
+    def _forget_refusals(self) -> None:
+        found = []
+        for path in (self._folder / _REFUSED).glob("*.refusal"):
+            with suppress(OSError):  # taken meanwhile
+                found.append((path.stat().st_mtime_ns, path))
+        for _, path in sorted(found)[: max(0, len(found) - MOST_REFUSALS)]:
+            with suppress(OSError):
+                path.unlink()
 
     def last_round(self, run: str) -> int:
         """The highest round of a run that was answered; 0 for none."""

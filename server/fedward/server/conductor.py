@@ -189,9 +189,10 @@ class Conductor:
         """Begin the first runs of studies; looks at them only when something has changed."""
         now = (self._registry.changes(), self.active_sites)
         if now != self._looked_at:
-            for study in self._registry.startable(self.active_sites):
+            found = self._registry.startable(self.active_sites)
+            for study in found:
                 self._begin(study)
-            self._looked_at = now
+            self._looked_at = None if found else now  # what could not begin may at the next look
 
     def _begin(self, study: str) -> None:
         try:

@@ -278,17 +278,18 @@ class Service:
     def _look(self, status: StatusFile) -> bool:
         """Write how it is; take up a new certificate. True if the server's key is another."""
         try:
-            runs = self._registry.runs()
+            runs = self._registry.runs(*(state for state in State if state.active))
+            by_state = self._registry.runs_by_state()
             active = self._conductor.active_sites
             there = self._presence.snapshot()
             self._metrics.sites({a.site for a in there if a.connected}, active)
             self._metrics.moved(*self._link.moved)
-            self._metrics.runs({s.value: sum(r.state is s for r in runs) for s in State})
+            self._metrics.runs({state.value: by_state.get(state, 0) for state in State})
             status.write(
                 roster=self._roster.current.version,
                 sites=there,
                 enrolled=active,
-                runs=[run for run in runs if run.state.active],
+                runs=runs,
                 waiting=self._conductor.waiting,
                 certificate_until=self._identity.certificate.not_after,
             )

@@ -8,22 +8,21 @@ restored backup, learns from any site what it had seen.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from fedward.common.audit.chain import Head
-from fedward.common.errors import IdentityError, StateError
+from fedward.common.errors import FedwardError, IdentityError, OutputError, StateError
 from fedward.common.identity import Member, RosterFile
-from fedward.common.statements import COUNTERSIGNATURE, LEDGER_HEAD, claims, read_statement
 from fedward.common.wire import kinds
+from fedward.common.witnessing import claimed, read_countersignature, read_end
 from fedward.server.ends import LEDGER, STATED, Ends
 from fedward.server.link.desk import Question, malformed, words
-from fedward.server.registry import Countersignature, Registry
+from fedward.server.registry import Countersignature, Registry, RegistryUnavailable
 
 _MOST_SIGNATURES = 16
 """That a site is given of those under its own ledger: one is enough to stop it."""
-_ROOM_FOR_HEADS = kinds.LARGEST_SMALL_BODY // 2
+_ROOM_FOR_ENDS = kinds.LARGEST_SMALL_BODY // 2
 """Bytes that the ends of other ledgers may take in an answer; of more, others each time."""
 
 
@@ -44,19 +43,22 @@ class Witnesses:
     def exchange(self, question: Question, member: Member) -> dict[str, Any]:
         """Put the end of a site's ledger on record, and exchange signatures with others.
 
+        A signature that cannot be used is left out: the site that sent it is not told that it is
+        on record, and another's mistake must not keep what it says of the rest.
+
         Args:
             question: of the site.
             member: the site, in the roster.
 
         Raises:
-            IdentityError: a statement is not by who should have made it.
-            StateError: the ledger went back, or what is signed is not what a site has said.
+            IdentityError: what it says of its own ledger is not what it has signed.
+            StateError: the ledger went back.
             LinkError: the question does not say what it must.
         """
         site, body = question.site, question.body
         if LEDGER in body:
             evidence = words(body[LEDGER])
-            end = Head.read(read_statement(evidence, LEDGER_HEAD, site, member.public_key))
+            end = read_end(evidence.decode(), site, member.public_key)
             self._ends.put(site, LEDGER, end, evidence)
             self._ends.put(site, STATED, end, evidence)
         signed = self._countersign(member, body.get("signed", []))
@@ -86,39 +88,51 @@ class Witnesses:
         }
         newest: dict[str, Countersignature] = {}
         for evidence in map(words, signed):
-            said = claims(evidence)  # to leave out what is known: a signature takes time to check
-            site, length = str(said.get("site")), Head.read(said).length
-            if length > known.get(site, -1):
-                known[site] = length
-                newest[site] = self._read(witness, evidence)
+            with _left_out():
+                said = claimed(evidence.decode())  # what is known is not worth checking
+                if said.head.length > known.get(said.site, -1):
+                    newest[said.site] = self._read(witness, evidence)
+                    known[said.site] = said.head.length
         if newest:
             self._registry.countersign(newest.values())
         return known
 
     def _read(self, witness: Member, evidence: bytes) -> Countersignature:
-        said = read_statement(evidence, COUNTERSIGNATURE, witness.name, witness.public_key)
-        site, end = str(said.get("site")), Head.read(said)
+        seen = read_countersignature(evidence.decode(), witness.name, witness.public_key)
+        site, end = seen.site, seen.head
         owner = self._roster.current.member(site)
         if owner is None or owner.role != "site" or site == witness.name:
             raise IdentityError("a ledger of nobody is signed", hint="ask the site")
-        statement = words(said.get("statement"))
-        if Head.read(read_statement(statement, LEDGER_HEAD, site, owner.public_key)) != end:
+        said = [read_end(statement, site, owner.public_key) for statement in seen.words]
+        if said[0] != end:
             raise StateError(
                 f"site {witness.name} signs another end of a ledger than {site} has stated",
                 hint="sign what was given to you",
             )
+        statement = seen.statement.encode()
         with suppress(StateError):  # two ledgers of one length: on record, and its owner learns it
             self._ends.put(site, LEDGER, end, statement)
             self._ends.put(site, STATED, end, statement)
         return Countersignature(site, end.length, end.hash, witness.name, evidence)
 
 
+@contextmanager
+def _left_out() -> Iterator[None]:
+    try:
+        yield
+    except (OutputError, RegistryUnavailable):
+        raise
+    except FedwardError:
+        pass
+
+
 def _fitting(statements: Iterable[bytes]) -> list[str]:
     shuffled = list(statements)
     random.shuffle(shuffled)
-    room, fitting = _ROOM_FOR_HEADS, list[str]()
+    room, fitting = _ROOM_FOR_ENDS, list[str]()
     for statement in shuffled:
-        room -= 2 * len(statement)  # in JSON, quoted
-        if room >= 0:
+        size = 2 * len(statement)  # in JSON, quoted
+        if size <= room:
             fitting.append(statement.decode())
+            room -= size
     return fitting

@@ -23,10 +23,17 @@ from fedward.client.daemon.seams import Books, Place, Rules, Signals, Trains
 from fedward.client.gate import Gate, Question, refusal
 from fedward.client.link.assignments import Assignment
 from fedward.client.offers import kept_study
-from fedward.client.outbox import Outbox
+from fedward.client.outbox import REPLY, Outbox
 from fedward.client.worker.protocol import Do, Done, Load
 from fedward.common import records
-from fedward.common.errors import FedwardError, PolicyError, RoundError, StateError
+from fedward.common.errors import (
+    FedwardError,
+    LinkError,
+    PolicyError,
+    PrivacyError,
+    RoundError,
+    StateError,
+)
 from fedward.common.study import Study
 from fedward.common.wire.digest import file_sha256
 
@@ -127,7 +134,7 @@ class Daemon:
         received = self._outbox.receipt(key)
         digest = hashlib.sha256(evidence).hexdigest()
         # A reply was paid for; what was refused, or received before, may be asked for at will.
-        new = received is not None and received.suffix == ".reply" and key not in self._received
+        new = received is not None and received.suffix == REPLY and key not in self._received
         self._received.append(key)
         self._record.note_task("receipt", evidence, at_will=not new, task=key, receipt=digest)
 
@@ -182,9 +189,11 @@ class Daemon:
             await asyncio.to_thread(Gate.check_named, _question(asked))
             found = self._outbox.find(asked.run, asked.key)
             if found is not None:
+                await asyncio.to_thread(self._check_again, asked, study, found)
                 return found
             self._rules.check_hours(study)
             reply = await self._train(asked, study)
+            self._check_goes_on()
         except FedwardError as error:
             return await asyncio.to_thread(self._refuse, asked, error)
         except asyncio.CancelledError:
@@ -199,9 +208,25 @@ class Daemon:
         over = PolicyError("this site has withdrawn from the study", hint="go on without it")
         return await asyncio.to_thread(self._refuse, asked, over)
 
-    def _allowed(self, asked: Assignment) -> Study:
+    def _check_goes_on(self) -> None:
         if self.halted is not None:
             raise self.halted
+
+    def _check_again(self, asked: Assignment, study: Study, found: Path) -> None:
+        """A reply passes the gate again: its ledger may have been another one, put back since."""
+        if found.suffix == REPLY:
+            self._gate(asked, study, _digest(found)).check(_question(asked), found)
+
+    def _gate(self, asked: Assignment, study: Study, digest: str) -> Gate:
+        """The gate for the reply with this digest."""
+
+        def paid(run: str, number: int, group: str) -> bool:
+            return self._books.paid(asked.study, run, number, group, digest)
+
+        return Gate(study, site=self._place.site, paid=paid)
+
+    def _allowed(self, asked: Assignment) -> Study:
+        self._check_goes_on()
         study = kept_study(self._place.studies, asked.study)
         self._rules.check_study(asked.study, study)
         # A training process that is warm does not ask the ledger again where nothing is charged.
@@ -233,18 +258,15 @@ class Daemon:
         self, asked: Assignment, study: Study, question: Question, work: Path, done: Done
     ) -> Path:
         digest = _digest(work)
-
-        def paid(run: str, number: int, group: str) -> bool:
-            return self._books.paid(asked.study, run, number, group, digest)
-
         try:
             if digest != done.sha256:
                 raise RoundError("a reply is not the one that was trained", hint=_DEFECT)
-            Gate(study, site=self._place.site, paid=paid).check(question, work)
-        except FedwardError:
+            self._gate(asked, study, digest).check(question, work)
+        except (RoundError, PrivacyError, LinkError):
             with suppress(OSError):
                 work.unlink()  # it may never leave; what else is refused stays, for it was paid for
             raise
+        self._check_goes_on()
         self._record.note_task(
             "release",
             asked.evidence,

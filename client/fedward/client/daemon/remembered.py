@@ -8,9 +8,10 @@ the log itself is what the server has seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
+from fedward.common.audit.chain import Head
 from fedward.common.audit.entries import Entry
 from fedward.common.errors import StateError
 
@@ -18,7 +19,7 @@ LEDGER = "ledger"
 DECISIONS = "decisions"
 LACKS = "ledger-lacks"
 """Kind of the entry about an end that the site has signed once, as others show, and has not."""
-_KINDS = {LEDGER: ("release", LACKS), DECISIONS: ("study",)}
+_KINDS = {LEDGER: "release", DECISIONS: "study"}
 
 
 def last_end(entries: Iterable[Entry], of: str) -> Any:
@@ -30,9 +31,42 @@ def last_end(entries: Iterable[Entry], of: str) -> Any:
     """
     found = None
     for entry in entries:
-        if entry.kind in _KINDS[of]:
+        if entry.kind == _KINDS[of]:
             found = entry.facts.get(of) or found
     return found
+
+
+class Ledger(Protocol):
+    """The ledger, to compare; `account.Account` is one."""
+
+    def check(self, seen: Any, by: str) -> None:
+        """Return if the ledger has this end."""
+        ...
+
+
+class Decisions(Protocol):
+    """The record of decisions, to compare; `rules.SiteRules` is one."""
+
+    def check_holds(self, seen: Any) -> None:
+        """Return if the record has this end."""
+        ...
+
+
+def check_own(entries: Sequence[Entry], ledger: Ledger, decisions: Decisions) -> None:
+    """Return if ledger and decisions hold all that the site's own log says of them.
+
+    Raises:
+        StateError: one of them went back, or lacks what the site has signed.
+    """
+    ledger.check(last_end(entries, LEDGER), "its audit log")
+    for end in lacking(entries):
+        ledger.check(end.to_dict(), "its audit log")
+    decisions.check_holds(last_end(entries, DECISIONS))
+
+
+def lacking(entries: Iterable[Entry]) -> frozenset[Head]:
+    """Ends that the ledger once lacked, by the site's own log."""
+    return frozenset(Head.read(e.facts.get(LEDGER)) for e in entries if e.kind == LACKS)
 
 
 def decisions_went_back() -> StateError:

@@ -25,7 +25,7 @@ from fedward.client.daemon.desk import Desk
 from fedward.client.daemon.ending import RunOf, Told, settle
 from fedward.client.daemon.parts import link_settings, place, pool, watched
 from fedward.client.daemon.record import Record
-from fedward.client.daemon.remembered import DECISIONS, LACKS, LEDGER, last_end
+from fedward.client.daemon.remembered import LACKS, check_own, lacking
 from fedward.client.daemon.rules import SiteRules
 from fedward.client.daemon.seams import Place, Signals
 from fedward.client.daemon.shown import Shown
@@ -48,6 +48,8 @@ from fedward.common.monitoring.endpoint import Endpoint
 from fedward.common.notify import Notifier
 
 _LOG = logging.getLogger(__name__)
+_MOST_LACKING = 100
+"""Ends that the log keeps of those that the ledger lacks: each is one that the site has signed."""
 _STOP_S = 8.0
 """How long the end may take; systemd is patient for longer."""
 
@@ -196,21 +198,21 @@ class Service:
         self._desk.connected()
 
     def _check_own(self) -> None:
-        """Compare ledger and decisions with what the site's own log says of them."""
-        entries = list(self._audit.entries())
-        self._account.check(last_end(entries, LEDGER), "its audit log")
-        self._rules.check_holds(last_end(entries, DECISIONS))
+        check_own(list(self._audit.entries()), self._account, self._rules)
 
     def _lacks(self, end: Head, error: FedwardError) -> None:
         """The ledger lacks what this site has signed: our own log keeps that, see `remembered`."""
-        if self._daemon.halted is None:
-            self._record.note(LACKS, ledger=end.to_dict())
         self._halt(error)
+        known = lacking(self._audit.entries())
+        if end not in known and len(known) < _MOST_LACKING:
+            self._record.note(LACKS, ledger=end.to_dict())
 
     def _halt(self, error: FedwardError) -> None:
-        if self._daemon.halted is None:
+        """Stop all work, and whatever is ready to leave, until the next greeting that is good."""
+        new, self._daemon.halted = self._daemon.halted is None, error
+        self._link.reconsider()
+        if new:
             self._record.note_caused("halted", problem=error.problem)
-        self._daemon.halted = error
 
     async def _offered(self, told: Told, runs: Collection[RunOf]) -> None:
         self._watch.offered()

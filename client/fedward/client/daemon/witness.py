@@ -18,7 +18,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,41 +26,30 @@ from fedward.client.daemon.record import Record
 from fedward.common.audit.chain import Head
 from fedward.common.errors import FedwardError, IdentityError, OutputError, StateError
 from fedward.common.files import read_bytes, write_atomic
-from fedward.common.identity import Roster
-from fedward.common.statements import (
-    COUNTERSIGNATURE,
-    LEDGER_HEAD,
-    Signer,
-    claims,
-    read_statement,
-    signer_of,
-    state,
+from fedward.common.identity import PublicKey, Roster
+from fedward.common.statements import Signer, signer_of
+from fedward.common.witnessing import (
+    MOST_BEFORE,
+    Seen,
+    claimed,
+    claimed_end,
+    countersign,
+    read_countersignature,
+    read_end,
+    state_end,
 )
 
 _LOG = logging.getLogger(__name__)
-_MOST_HEADS = 4000
+_MOST_ENDS = 4000
 """Ends of other ledgers that are looked at in an answer."""
 _MOST_SIGNATURES = 16
 """Signatures under this site's ledger that are looked at in an answer."""
+_AT_ONCE = 100
+"""Signatures in a question: what has room in a message."""
 _AGAIN_S = 300.0
 """After which an end is stated again that did not change: others may have seen a later one."""
 
 Ask = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What another site said of its ledger, and we have signed.
-
-    Attributes:
-        head: the end.
-        statement: in the words that the site signed.
-        before: those that were signed before these; empty for the first.
-    """
-
-    head: Head
-    statement: str
-    before: str = ""
 
 
 class Witness:
@@ -115,83 +103,79 @@ class Witness:
         spent, head = self._account.spent, self._account.head
         # What was stated once, the server expects in every greeting from then on.
         self._record.ledger_at(head)
-        said = state(LEDGER_HEAD, self._site, head.to_dict(), self._key).decode()
-        answer = await ask({"ledger": said})
+        answer = await ask({"ledger": state_end(self._site, head, self._key)})
         self._stated, self._stated_at = spent, time.monotonic()
         for end, error in await asyncio.to_thread(self._look, answer, roster):
             self._lacks(end, error)
         signed = await asyncio.to_thread(self._sign_all, answer, roster)
-        if signed:
-            await ask({"signed": signed})
+        for first in range(0, len(signed), _AT_ONCE):
+            await ask({"signed": signed[first : first + _AT_ONCE]})
 
     def _look(self, answer: dict[str, Any], roster: Roster) -> list[tuple[Head, FedwardError]]:
-        """Keep what others signed of our ledger; gives the ends that it lacks."""
+        """The ends that our ledger lacks; if there are none, what others signed is kept."""
+        signatures = _texts(answer.get("signatures"), _MOST_SIGNATURES)
         lacking: list[tuple[Head, FedwardError]] = []
-        for text in _texts(answer.get("signatures"), _MOST_SIGNATURES):
+        for text in signatures:
             with _left_out():
-                lacking += self._lacking(text, roster)
+                lacking += self._lacking(claimed(text), roster)
+        for text in [] if lacking else signatures:
             with _left_out():
-                self._keep(text.encode(), roster)
+                self._keep(text, roster)
         return lacking
+
+    def _lacking(self, seen: Seen, roster: Roster) -> list[tuple[Head, FedwardError]]:
+        """Ends that we have signed by what another site says, and that our ledger lacks."""
+        lacking: list[tuple[Head, FedwardError]] = []
+        for own in seen.words:
+            with _left_out():
+                head = read_end(own, self._site, _key(self._site, roster))
+                try:
+                    self._account.check(head.to_dict(), "another site")
+                except StateError as error:
+                    lacking.append((head, error))
+        return lacking
+
+    def _keep(self, text: str, roster: Roster) -> None:
+        """Keep that another site has signed the end of our ledger."""
+        by = signer_of(text.encode())
+        seen = read_countersignature(text, by, _key(by, roster))
+        if seen.site == self._site:
+            self._account.witness(seen.head, by, text.encode())
 
     def _sign_all(self, answer: dict[str, Any], roster: Roster) -> list[str]:
         """Sign the ends of other ledgers that the server has no signature of ours for."""
-        before, signed = dict(self._seen), list[str]()
+        seen, signed = dict(self._seen), list[str]()
         told = answer.get("signed")
         known = told if isinstance(told, dict) else {}
-        for text in _texts(answer.get("heads"), _MOST_HEADS):
+        for text in _texts(answer.get("heads"), _MOST_ENDS):
             with _left_out():
-                signed += self._sign(text, roster, known)
-        if self._seen != before:  # before a signature leaves
-            found = {site: _to_dict(seen) for site, seen in self._seen.items()}
-            write_atomic(self._path, json.dumps(found))
+                signed += self._sign(text, roster, known, seen)
+        if seen != self._seen:  # before a signature leaves
+            write_atomic(self._path, json.dumps({n: _to_dict(one) for n, one in seen.items()}))
+            self._seen = seen
         return signed
 
-    def _sign(self, text: str, roster: Roster, known: Mapping[str, Any]) -> list[str]:
+    def _sign(
+        self, text: str, roster: Roster, known: Mapping[str, Any], seen: dict[str, Seen]
+    ) -> list[str]:
         """A signature, or none; of a ledger that went back, under what was signed before."""
-        statement = text.encode()
-        site, head = signer_of(statement), Head.read(claims(statement))
-        before = self._seen.get(site)
+        site, head = signer_of(text.encode()), claimed_end(text)
+        before = seen.get(site)
         signed = before is not None and head == before.head
         if site == self._site or (signed and known.get(site) == head.length):
             return []
-        _read(statement, LEDGER_HEAD, site, roster)
-        if before is None or head.length > before.head.length:
-            self._seen[site] = Seen(head, text, "" if before is None else before.statement)
+        key = _key(site, roster)
+        read_end(text, site, key)
+        if before is None or not _is_by(before, key):  # a site that was enrolled anew begins anew
+            seen[site] = Seen(site, head, text)
+        elif head.length > before.head.length:
+            seen[site] = Seen(site, head, text, before.words[:MOST_BEFORE])
         elif not signed:
             self._record.note_caused(
                 "witness-refused", by=site, once=True, site=site, ledger=head.to_dict()
             )
             _LOG.warning("an older end of a ledger was shown", extra={"facts": {"site": site}})
-        return [self._signature(site, self._seen[site])]
-
-    def _signature(self, site: str, seen: Seen) -> str:
-        content = {
-            "site": site,
-            **seen.head.to_dict(),
-            "statement": seen.statement,
-            "before": seen.before,
-        }
-        return state(COUNTERSIGNATURE, self._site, content, self._key).decode()
-
-    def _lacking(self, text: str, roster: Roster) -> list[tuple[Head, FedwardError]]:
-        """Ends that we have signed by what another site says, and that our ledger lacks."""
-        said = claims(text.encode())
-        lacking: list[tuple[Head, FedwardError]] = []
-        for own in filter(None, (said.get("statement"), said.get("before"))):
-            head = Head.read(_read(str(own).encode(), LEDGER_HEAD, self._site, roster))
-            try:
-                self._account.check(head.to_dict(), "another site")
-            except StateError as error:
-                lacking.append((head, error))
-        return lacking
-
-    def _keep(self, statement: bytes, roster: Roster) -> None:
-        """Keep that another site has signed the end of our ledger."""
-        by = signer_of(statement)
-        content = _read(statement, COUNTERSIGNATURE, by, roster)
-        if content.get("site") == self._site:
-            self._account.witness(Head.read(content), by, statement)
+        return [countersign(self._site, seen[site], self._key)]
 
 
 @contextmanager
@@ -206,11 +190,21 @@ def _left_out() -> Iterator[None]:
         _LOG.warning("a statement about a ledger was left out", extra={"facts": facts})
 
 
-def _read(statement: bytes, kind: str, site: str, roster: Roster) -> dict[str, Any]:
+def _key(site: str, roster: Roster) -> PublicKey:
     member = roster.member(site)
     if member is None or not member.active or member.role != "site":
         raise IdentityError("a statement is by nobody of the roster", hint="ask the coordinator")
-    return read_statement(statement, kind, site, member.public_key)
+    return member.public_key
+
+
+def _is_by(seen: Seen, key: PublicKey) -> bool:
+    """Whether all that we keep of a site was signed by its present key."""
+    try:
+        for statement in seen.words:
+            read_end(statement, seen.site, key)
+    except (IdentityError, StateError):
+        return False
+    return True
 
 
 def _texts(value: object, most: int) -> list[str]:
@@ -219,7 +213,7 @@ def _texts(value: object, most: int) -> list[str]:
 
 
 def _to_dict(seen: Seen) -> dict[str, Any]:
-    return {**seen.head.to_dict(), "statement": seen.statement, "before": seen.before}
+    return {**seen.head.to_dict(), "statement": seen.statement, "before": list(seen.before)}
 
 
 def _load(path: Path) -> dict[str, Seen]:
@@ -228,10 +222,15 @@ def _load(path: Path) -> dict[str, Seen]:
     try:
         found = json.loads(read_bytes(path, error=StateError))
         return {
-            str(site): Seen(Head.read(said), str(said["statement"]), str(said["before"]))
+            str(site): Seen(
+                str(site),
+                Head.read(said),
+                str(said["statement"]),
+                tuple(str(text) for text in said["before"]),
+            )
             for site, said in found.items()
         }
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StateError(
             f"{path.name} cannot be read", hint="keep it as evidence, and move it away"
         ) from error

@@ -46,6 +46,8 @@ class Book:
         self.witnesses: list[Witnessed] = []
         self.seen_by: dict[str, int] = {}
         """By witness, the furthest length that it has signed."""
+        self.spent_at = 0
+        """Number of the last entry that is about patients, and not about who has seen others."""
         self._by_run: dict[tuple[str, str], list[Reservation]] = defaultdict(list)
 
     def apply(self, number: int, entry: LedgerEntry) -> None:
@@ -54,6 +56,8 @@ class Book:
         Raises:
             StateError: it contradicts those before it.
         """
+        if not isinstance(entry, Witnessed):
+            self.spent_at = number
         match entry:
             case CohortMade():
                 self.cohorts[entry.cohort] = entry

@@ -210,7 +210,8 @@ class Ledger(OpenLedger):
         """Record that somebody else keeps a head of this ledger.
 
         One that they kept before, or an earlier one, changes nothing: who signs may make ever
-        other signatures under the same.
+        other signatures under the same. Nor does one that nothing was spent before since: else
+        ledgers at rest would grow by being seen.
 
         Raises:
             StateError: this ledger never had that head: see `check_witnessed`.
@@ -218,7 +219,7 @@ class Ledger(OpenLedger):
         self.check_witnessed(head, by)
         entry = Witnessed(length=head.length, hash=head.hash, by=by, signature=signature.hex())
         with self._writing() as book:
-            if entry.length > book.seen_by.get(by, 0):
+            if book.seen_by.get(by, 0) < min(entry.length, book.spent_at):
                 self._append(entry)
 
     def _admitted(self, entry: Admitted) -> bool:

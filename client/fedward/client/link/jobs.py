@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 from fedward.client.link.assignments import Offer, Work, read_offer
 from fedward.client.link.backoff import Backoff
 from fedward.client.link.connection import Line
-from fedward.client.link.transfers import Outgoing, check_room, fetch, inbox_files, send
+from fedward.client.link.transfers import Outgoing, Room, fetch, inbox_files, send
 from fedward.common import records
-from fedward.common.errors import FedwardError, LinkError, StateError
+from fedward.common.errors import FedwardError, LinkError, OutputError, StateError
 from fedward.common.wire import kinds
 from fedward.common.wire.body import Content, write_body
 from fedward.common.wire.link_pb2 import Signed
@@ -84,6 +84,7 @@ class Jobs:
         self._failed = asyncio.Event()
         self._failure: BaseException | None = None
         self._moving = asyncio.Semaphore(_AT_ONCE)
+        self._room = Room(inbox)
         self._transfers: set[asyncio.Task[Any]] = set()
         self._jobs: dict[str, _Job] = {}
         self._keys: dict[bytes, str] = {}
@@ -141,10 +142,11 @@ class Jobs:
             elif job is not None:
                 self._close(job)
 
-    def reconsider(self, study: str) -> None:
-        """The site thinks otherwise of a study now: its replies wait, until it was asked anew."""
+    def reconsider(self, study: str | None = None) -> None:
+        """The site thinks otherwise of a study, or of all: replies wait until asked for anew."""
         for job in self._jobs.values():
-            if job.offer.header.study != study or job.reply is None or job.closed:
+            other = study not in (None, job.offer.header.study)
+            if other or job.reply is None or job.closed:
                 continue
             if job.task is not None:
                 job.task.cancel()
@@ -298,12 +300,13 @@ class Jobs:
             )
             if declined is not None:
                 return declined
-            try:
-                check_room(offer, self._inbox)
-            except FedwardError as error:
-                return await self._refusal(job, error)
         async with self._moving:
-            body = await self._transfer(fetch(job.line, offer, self._inbox))
+            try:
+                room = self._room.taken(offer)
+            except OutputError as error:
+                return await self._refusal(job, error)
+            with room:
+                body = await self._transfer(fetch(job.line, offer, self._inbox))
         self.received += offer.header.body_size
         job.working = True
         try:

@@ -135,8 +135,8 @@ class Link:
             raise LinkError("the server cannot be reached", hint="it is tried again")
         return await ask(line, kind, body, **fields)
 
-    def reconsider(self, study: str) -> None:
-        """What is ready to be sent for a study is not, until the site was asked for it anew."""
+    def reconsider(self, study: str | None = None) -> None:
+        """What is ready to be sent, for a study or all, is not, until it was asked for anew."""
         self._jobs.reconsider(study)
 
     async def run(self) -> None:

@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,23 +52,57 @@ def tidy_inbox(inbox: Path, *, before: float) -> None:
                 path.unlink()
 
 
-def check_room(offer: Offer, inbox: Path) -> None:
-    """Return if the disk keeps some room when the body of a task is on it.
+class Room:
+    """The room that bodies of tasks may take on a disk: some of it always stays free.
 
-    Raises:
-        OutputError: it does not.
+    Args:
+        inbox: folder for the bodies.
     """
-    header = offer.header
-    needed = header.body_size + (0 if header.encoding == PLAIN else header.plain_size)
+
+    def __init__(self, inbox: Path) -> None:
+        self._inbox = inbox
+        self._promised = 0
+
+    def taken(self, offer: Offer) -> AbstractContextManager[None]:
+        """Take the room for what of a body is not here yet; it is promised while in the context.
+
+        Raises:
+            OutputError: there is not enough.
+        """
+        needed = self._needed(offer)
+        try:
+            disk = shutil.disk_usage(self._inbox)
+        except OSError as error:
+            raise output_error(self._inbox, error) from error
+        if needed and disk.free - self._promised - needed < min(_KEPT_FREE, disk.total // 20):
+            raise OutputError(
+                "the disk has too little room left for a task",
+                hint="make room, or let [link] largest_message_mb be less",
+            )
+        self._promised += needed
+        return self._promise(needed)
+
+    @contextmanager
+    def _promise(self, size: int) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._promised -= size
+
+    def _needed(self, offer: Offer) -> int:
+        header = offer.header
+        path, partial, plain = inbox_files(offer, self._inbox)
+        needed = max(0, header.body_size - max(_size(path), _size(partial)))
+        if header.encoding != PLAIN:
+            needed += max(0, header.plain_size - _size(plain))
+        return needed
+
+
+def _size(path: Path) -> int:
     try:
-        disk = shutil.disk_usage(inbox)
-    except OSError as error:
-        raise output_error(inbox, error) from error
-    if disk.free - needed < min(_KEPT_FREE, disk.total // 20):
-        raise OutputError(
-            "the disk has too little room left for a task",
-            hint="make room, or let [link] largest_message_mb be less",
-        )
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 async def fetch(line: Line, offer: Offer, inbox: Path) -> Path:

@@ -23,6 +23,7 @@ from fedward.client.daemon.account import Account
 from fedward.client.daemon.daemon import Daemon
 from fedward.client.daemon.parts import place
 from fedward.client.daemon.record import Record
+from fedward.client.daemon.remembered import check_own
 from fedward.client.daemon.rules import SiteRules
 from fedward.client.home import SiteFolder
 from fedward.client.link.assignments import Assignment
@@ -80,15 +81,22 @@ async def _ask_daemon(home: SiteFolder, message: Message, run: str) -> Path:
         passphrase = find_passphrase()
         key = home.load_key(passphrase)
         with home.open_audit_log(key) as log:
+            rules, outbox = SiteRules(home, key, now=datetime.now), Outbox(home.outbox)
             daemon = Daemon(
                 place(home, passphrase),
-                rules=SiteRules(home, key, now=datetime.now),
+                rules=rules,
                 pool=_Here(),
-                outbox=Outbox(home.outbox),
+                outbox=outbox,
                 books=account,
                 record=Record(log),
             )
-            return await daemon.do(_assignment(home, message, run))
+            try:
+                check_own(list(log.entries()), account, rules)
+            except FedwardError as error:
+                daemon.halted = error
+            asked = _assignment(home, message, run)
+            outbox.receipt(asked.key)  # nobody says what arrived: who was refused asks anew
+            return await daemon.do(asked)
     finally:
         account.close()
 

@@ -55,6 +55,7 @@ class Opened:
     _cohort: Cohort
     _digest: str
     _dates: _Dates
+    _pixels: _Dates
     _caps: Caps
 
     def check_unchanged(self) -> None:
@@ -71,7 +72,11 @@ class Opened:
         if _digest(self._cohort) != self._digest:
             raise DataError("the data in memory have changed", hint="check this machine's memory")
         study, config = self.site.study, load_site_config(self._home.site_file)
-        dates = _dates(self._home, config) + _pixel_dates(self._cohort)
+        if (pixels := _pixel_dates(self._cohort)) != self._pixels:
+            held = manifest_of(study, self._cohort, _key(self._home, self._load))
+            check(self._approved, held)
+            self._pixels = pixels
+        dates = _dates(self._home, config)
         if dates != self._dates:
             check(
                 self._approved, manifest_of(study, *_cohort(self._home, self._load, study, config))
@@ -120,7 +125,7 @@ def open_site(load: Load) -> Opened:
         )
     dates = _dates(home, config)  # before the data are read: what changes meanwhile is seen later
     cohort, key = _cohort(home, load, study, config)
-    dates += _pixel_dates(cohort)
+    pixels = _pixel_dates(cohort)
     check(approved, manifest_of(study, cohort, key))
     ledger = Ledger(home.ledger)
     policy = load_policy(home.policy_file)
@@ -145,6 +150,7 @@ def open_site(load: Load) -> Opened:
         _cohort=cohort,
         _digest=_digest(cohort),
         _dates=dates,
+        _pixels=pixels,
         _caps=policy.caps,
     )
 
@@ -180,9 +186,13 @@ def randomness_for(study: Study, site: str) -> RandomnessFor:
 
 
 def _cohort(home: SiteFolder, load: Load, study: Study, config: SiteConfig) -> tuple[Cohort, bytes]:
-    # Only the daemon knows the passphrase: whoever opens the site's own key is no trainer.
-    key = bytes.fromhex(load.patients_key) or home.load_patients_key()
+    key = _key(home, load)
     return load_cohort(study, config, key=key, identify=True, cache=home.state / "cache"), key
+
+
+def _key(home: SiteFolder, load: Load) -> bytes:
+    # Only the daemon knows the passphrase: whoever opens the site's own key is no trainer.
+    return bytes.fromhex(load.patients_key) or home.load_patients_key()
 
 
 def _dates(home: SiteFolder, config: SiteConfig) -> _Dates:
@@ -192,14 +202,14 @@ def _dates(home: SiteFolder, config: SiteConfig) -> _Dates:
 
 
 def _pixel_dates(cohort: Cohort) -> _Dates:
-    """The same for prepared pictures: they are read from their file whenever they are used."""
+    """The same for prepared pictures, which are mapped: who writes to their file changes them."""
     pixels = cohort.features.pixels if isinstance(cohort.features, ImageStack) else None
     if not isinstance(pixels, np.memmap) or pixels.filename is None:
         return ()
     path = Path(pixels.filename)
     try:
         return (_date(path, path.stat()),)
-    except FileNotFoundError:  # a cache may be emptied: what is mapped stays
+    except OSError:  # a cache may be emptied: what is mapped stays
         return ((path.name, 0, 0, 0),)
 
 

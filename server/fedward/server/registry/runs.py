@@ -6,8 +6,8 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import delete, select
-from sqlalchemy.orm import Session
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session, load_only
 
 from fedward.common.errors import StateError
 from fedward.server.registry.bulk import put
@@ -93,6 +93,7 @@ class RunRecords(StudyRecords):
         """Runs in some states, or all; oldest first."""
         query = (
             select(RunRow, StudyRow)
+            .options(load_only(StudyRow.name, StudyRow.rounds))
             .join(StudyRow, StudyRow.hash == RunRow.study)
             .order_by(RunRow.started_ms, RunRow.id)
         )
@@ -100,6 +101,12 @@ class RunRecords(StudyRecords):
             query = query.where(RunRow.state.in_([state.value for state in states]))
         with self._reads() as session:
             return tuple(_run(run, study) for run, study in session.execute(query).all())
+
+    def runs_by_state(self) -> dict[State, int]:
+        """How many runs there are in each state."""
+        query = select(RunRow.state, func.count()).group_by(RunRow.state)
+        with self._reads() as session:
+            return {State(state): count for state, count in session.execute(query)}
 
     def transition(self, run: str, state: State, *, reason: str = "") -> Run:
         """Take a run one step further.
