@@ -159,7 +159,7 @@ def test_a_score_that_overflows_does_not_refuse_a_private_evaluation() -> None:
     site = a_site(small_study(**PRIVATE, model={"name": "mlp", "hidden": [64] * 6}))
     weights, transform = begin(site)
     large = {name: np.full_like(array, 1e6) for name, array in weights.items()}
-    _, test = site.prepare(transform)
+    test = site.testing(transform)
     last = list(large)[-2]
     large[last][0, ::2] *= -1.0  # infinite minus infinite
     assert not np.isfinite(site.scores(large, test)).all()
@@ -269,7 +269,7 @@ def test_counts_are_those_of_the_test_patients() -> None:
     weights, transform = begin(site)
     counts = site.evaluate(weights, transform, round_number=1)
     assert counts is not None
-    _, test = site.prepare(transform)
+    test = site.testing(transform)
     assert len(test) == 15
     assert counts.cells["hist"].sum(axis=1).tolist() == [
         float((test.target == 0).sum()),
@@ -322,7 +322,8 @@ def test_statistics_of_several_cohorts_are_their_sum() -> None:
 def test_what_is_fitted_per_site_stays_so_in_a_pooled_site() -> None:
     study = small_study(preprocess={"standardise": "site"})
     cohorts = make_cohorts(study, 3, patients=80)
-    train, test = a_site(study, *cohorts).prepare(fit(study))
+    site, transform = a_site(study, *cohorts), fit(study)
+    train, test = site.training(transform), site.testing(transform)
     start = 0
     for cohort in cohorts:
         own = cohort.training()
@@ -349,8 +350,8 @@ def test_test_patients_do_not_move_the_standardisation() -> None:
         cohort.patient,
         cohort.test,
     )
-    first, _ = a_site(study, cohort).prepare(fit(study))
-    second, _ = a_site(study, other).prepare(fit(study))
+    first = a_site(study, cohort).training(fit(study))
+    second = a_site(study, other).training(fit(study))
     rows = np.arange(len(first))
     assert (first.inputs.take(rows) == second.inputs.take(rows)).all()
 
@@ -360,9 +361,10 @@ def test_rows_are_prepared_again_only_for_another_transform() -> None:
     site = a_site(study)
     one = fit(study, site.statistics())
     other = fit(study, a_site(study, make_cohort(study, "there", shift=1.0)).statistics())
-    first = site.prepare(one)
-    assert site.prepare(Transform.from_json(one.to_json()))[0] is first[0]
-    assert site.prepare(other)[0] is not first[0]
+    for rows in (site.training, site.testing):
+        first = rows(one)
+        assert rows(Transform.from_json(one.to_json())) is first
+        assert rows(other) is not first
 
 
 # --- what an error says -------------------------------------------------------------------------

@@ -178,7 +178,8 @@ def test_pooled_trains_on_everybodys_training_patients() -> None:
     cohorts = make_cohorts(study, 3)
     found = run(study, "pooled", cohorts)
     (site,) = found.sites.values()
-    train, test = site.prepare(found.outcomes[""].transform)
+    transform = found.outcomes[""].transform
+    train, test = site.training(transform), site.testing(transform)
     assert len(train) == sum(int((~c.test).sum()) for c in cohorts)
     assert len(test) == sum(int(c.test.sum()) for c in cohorts)
     for name in ("site-1", "anything"):

@@ -162,9 +162,9 @@ def test_who_diverges_or_moves_too_far_is_refused_and_the_others_are_not(engine:
     )
     sites = [hospitals(study) for _ in range(2)]
     for known in sites:
-        far, broken = (known[name]._training[0].target for name in ("site-1", "site-3"))
-        far *= 60.0
-        broken[0] = np.float32(3e38)
+        far, broken = (known[name]._rows._cohorts[0] for name in ("site-1", "site-3"))
+        far.target[:] *= 60.0
+        broken.target[np.flatnonzero(~broken.test)[0]] = np.float32(3e38)
     one, other = by_loop(study, sites[0]), by_engine(study, sites[1], engine)
     assert one.history[0].participants == ("site-0", "site-2", "site-4")
     assert_same(one, other)

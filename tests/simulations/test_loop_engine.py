@@ -152,7 +152,7 @@ def test_fake_patients_fit_their_study_and_can_be_learnt(study: Study) -> None:
     )
     outcome = run_flaky(trained, make_sites(trained, [cohort]))
     site = make_sites(trained, [cohort])[0]
-    _, test = site.prepare(outcome.transform)
+    test = site.testing(outcome.transform)
     metrics = evaluate(
         exact_counts(study.task.kind, test.target.numpy(), site.scores(outcome.weights, test))
     )

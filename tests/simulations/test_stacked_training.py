@@ -156,7 +156,7 @@ def trained(
 ) -> list[Tensor]:
     """By `train_chunk`: of each site, in the order given."""
     order = np.argsort(-steps, kind="stable")
-    table, module = Table.of(sets), model(name)
+    table, module = Table.of(sets, [len(own) for own in sets]), model(name)
     streams = [sources(len(sets))[index] for index in order]
     starts, privacy = table.starts[order], None
     if plans is None:
@@ -343,7 +343,7 @@ def test_rows_of_a_patient_that_cancel_break_no_bound(seed: int) -> None:
     linear = nn.Linear(8, 1)
     weights = [torch.zeros(1, 8), torch.zeros(1)]
     silent = plan(sampling_probability=1.0, steps_per_round=1, noise_multiplier=1e-12)
-    table, asked = Table.of([own]), settings(learning_rate=1.0)
+    table, asked = Table.of([own], [len(own)]), settings(learning_rate=1.0)
     drawn_from = PatientRows(own, silent)
     source = SeededRandomness(seed, "cancel")
     chunk = Chunk(

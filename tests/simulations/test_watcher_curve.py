@@ -172,5 +172,5 @@ def test_the_oracle_is_the_module() -> None:
     weights = {"weight": np.full((1, 3), 0.5, np.float32), "bias": np.zeros(1, np.float32)}
     set_weights(module, weights)
     site = make_sites(STUDY, COHORTS)[0]
-    expected = site.scores(weights, site.prepare(transform)[1])[:, 0]
+    expected = site.scores(weights, site.testing(transform))[:, 0]
     np.testing.assert_allclose(scores(weights, transform, 0)[1], expected, atol=1e-6)

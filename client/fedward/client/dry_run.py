@@ -52,7 +52,7 @@ def dry_run(study: Study, cohort: Cohort, randomness: RandomnessFor) -> DryRun:
     short = study.model_copy(update={"training": study.training.model_copy(update=one)})
     site = Site(cohort.site, short, (cohort,), randomness=randomness, workspace=Workspace())
     transform = fit(short, site.statistics() if needs_federated(short) else None)
-    training, _ = site.prepare(transform)
+    training = site.training(transform)
     module = build_module(study.model, training.inputs.shape, study.task.outputs, seed=0)
     weights = get_weights(module)
     site.train(weights, transform, round_number=1, proximal_mu=0.0)

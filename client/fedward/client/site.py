@@ -7,17 +7,18 @@ makes a `Site` per virtual hospital. All that leaves a site is what these method
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fedward.client.cohort import Cohort
-from fedward.client.dataset import Dataset, join, to_dataset
+from fedward.client.dataset import Dataset
 from fedward.client.evaluation import predict
+from fedward.client.rows import SiteRows
 from fedward.client.spending import MemorySpending, Spending, SpendingFor
-from fedward.client.statistics import local_statistics, site_statistics
+from fedward.client.statistics import local_statistics
 from fedward.client.training import (
     GradientSource,
     LocalSettings,
@@ -29,7 +30,7 @@ from fedward.client.workspace import Workspace
 from fedward.common.errors import PrivacyError, RoundError, TrainingError
 from fedward.common.metrics import Counts, count
 from fedward.common.models.state import set_weights
-from fedward.common.preprocess import Statistics, Transform, check_transform, fit_site, needs_site
+from fedward.common.preprocess import Statistics, Transform, check_transform
 from fedward.common.privacy.plan import PrivacyPlan, make_plan
 from fedward.common.privacy.randomness import Randomness
 from fedward.common.study.schema import Study
@@ -92,25 +93,25 @@ class Site:
     ) -> None:
         self.name = name
         self.study = study
-        self._training = tuple(_units(study, cohort.training()) for cohort in cohorts)
-        self._testing = tuple(_units(study, cohort.testing()) for cohort in cohorts)
+        self._rows = SiteRows(study, cohorts)
         self._randomness = randomness
         self._workspace = workspace
-        patients = sum(cohort.patients for cohort in self._training)
-        self.plan: PrivacyPlan | None = make_plan(study, patients) if study.private else None
+        self.plan: PrivacyPlan | None = None
+        if study.private:
+            patients = sum(cohort.patients for cohort in self._rows.training())
+            self.plan = make_plan(study, patients)
         self.spending: Spending = spending(self.plan)
         self._for_release = for_release
         self._accepted: Transform | None = None
-        self._prepared: tuple[Transform, Dataset, Dataset] | None = None
 
     @property
     def rows(self) -> int:
         """Training rows: how much work the site is. Stays at the site."""
-        return sum(len(cohort) for cohort in self._training)
+        return len(self._rows)
 
     def statistics(self) -> Statistics:
         """Sums over the training patients for federated preprocessing, noised under DP."""
-        sources = [self.randomness("statistics", index) for index in range(len(self._training))]
+        sources = [self.randomness("statistics", index) for index in range(self._rows.cohorts)]
         if self.plan is not None:
             self.spending.charge(0, "training", self.plan.statistics_event())
         parts = [
@@ -121,7 +122,7 @@ class Site:
                 plan=self.plan,
                 randomness=source if self.plan else None,
             )
-            for cohort, source in zip(self._training, sources, strict=True)
+            for cohort, source in zip(self._rows.training(), sources, strict=True)
         ]
         return sum(parts[1:], start=parts[0])
 
@@ -172,16 +173,17 @@ class Site:
         self, transform: Transform, *, round_number: int, proximal_mu: float
     ) -> LocalRound:
         """What the site computes in a round that was admitted."""
-        dataset, _ = self.prepare(transform)
-        if self.plan is not None:
-            steps = self.plan.steps_per_round
-        else:
-            steps = steps_per_round(self.study.training, len(dataset))
         return LocalRound(
-            dataset=dataset,
-            settings=LocalSettings.of(self.study.training, steps=steps, proximal_mu=proximal_mu),
+            dataset=self.training(transform),
+            settings=self.settings(proximal_mu=proximal_mu),
             randomness=self.randomness("training", round_number),
         )
+
+    def settings(self, *, proximal_mu: float) -> LocalSettings:
+        """How the site trains in any round."""
+        training = self.study.training
+        steps = self.plan.steps_per_round if self.plan else steps_per_round(training, self.rows)
+        return LocalSettings.of(training, steps=steps, proximal_mu=proximal_mu)
 
     def evaluate(
         self, weights: Weights, transform: Transform, *, round_number: int
@@ -201,7 +203,7 @@ class Site:
         study, randomness = self.study, self.randomness("evaluation", round_number)
         if self.plan is not None:
             self.spending.charge(round_number, "testing", self.plan.evaluation_event())
-        _, dataset = self.prepare(transform)
+        dataset = self.testing(transform)
         scores = self.scores(weights, dataset)
         counts = count(
             study.task.kind,
@@ -223,20 +225,23 @@ class Site:
         set_weights(module, weights)
         return predict(module, dataset, self.study.task.kind)
 
-    def prepare(self, transform: Transform) -> tuple[Dataset, Dataset]:
-        """Training and test rows as the model sees them; kept until the transform changes."""
-        known = self._prepared[0] if self._prepared else None
-        if self._prepared is None or (known is not transform and known != transform):
-            parts = [
-                self._apply(transform, train_rows, test_rows)
-                for train_rows, test_rows in zip(self._training, self._testing, strict=True)
-            ]
-            self._prepared = (
-                transform,
-                join([part[0] for part in parts]),
-                join([part[1] for part in parts]),
-            )
-        return self._prepared[1], self._prepared[2]
+    def training(self, transform: Transform) -> Dataset:
+        """Rows that train as the model sees them; kept until the transform changes.
+
+        Test rows are prepared as well: what cannot be used of them is found before a round, not
+        after the last.
+        """
+        dataset = self._rows.prepared("training", transform)
+        self._rows.prepared("testing", transform)
+        return dataset
+
+    def testing(self, transform: Transform) -> Dataset:
+        """Test rows as the model sees them; kept until the transform changes."""
+        return self._rows.prepared("testing", transform)
+
+    def forget(self) -> None:
+        """Keep no prepared rows that train: somebody else has them."""
+        self._rows.forget()
 
     def randomness(self, purpose: str, number: int) -> Randomness:
         """Randomness for a purpose, asked for before anything is charged.
@@ -285,14 +290,6 @@ class Site:
                     hint="lower [training] learning_rate",
                 )
 
-    def _apply(
-        self, transform: Transform, training: Cohort, testing: Cohort
-    ) -> tuple[Dataset, Dataset]:
-        if needs_site(self.study):
-            own = site_statistics(self.study, training.features, training.patient)
-            transform = fit_site(self.study, transform, own)
-        return to_dataset(training, transform), to_dataset(testing, transform)
-
     def gradients(self, work: LocalRound) -> GradientSource:
         """Where the gradients of a round come from, one site at a time."""
         dataset, randomness = work.dataset, work.randomness
@@ -326,10 +323,3 @@ def _told_nothing(study: Study, scores: NDArray[np.float32]) -> NDArray[np.float
     low, high = study.task.bounds or (0.0, 2.0 / scores.shape[1] if scores.shape[1] > 1 else 1.0)
     finite = np.isfinite(scores).all(axis=1, keepdims=True)
     return np.where(finite, scores, np.float32((low + high) / 2))
-
-
-def _units(study: Study, cohort: Cohort) -> Cohort:
-    """The cohort with each unit of privacy as a patient: every row, if the study says `record`."""
-    if study.private and study.privacy.unit == "record":
-        return replace(cohort, patient=np.arange(len(cohort)))
-    return cohort

@@ -34,7 +34,7 @@ class Judgement:
 
 def judge(site: Site, outcome: Outcome) -> Judgement:
     """Score a model on the test patients of a site."""
-    dataset: Dataset = site.prepare(outcome.transform)[1]
+    dataset: Dataset = site.testing(outcome.transform)
     scores = site.scores(outcome.weights, dataset)
     return Judgement(dataset.target.numpy(), scores, dataset.patient)
 

@@ -103,7 +103,7 @@ class Watcher:
         if self._transform is None:
             raise TrainingError("a round came before preparation", hint="report this defect")
         if self._tests is None:
-            tests = [judge.prepare(self._transform)[1] for judge in self._judges.values()]
+            tests = [judge.testing(self._transform) for judge in self._judges.values()]
             self._tests = join(tests), np.cumsum([len(test) for test in tests])[:-1]
         joined, ends = self._tests
         kind, metric = self._study.task.kind, self._study.evaluation.metric

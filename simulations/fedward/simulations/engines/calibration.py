@@ -70,7 +70,7 @@ def paces(sites: Sequence[Site], transform: Transform, module: torch.nn.Module) 
     """
     picked = np.linspace(0, len(sites) - 1, min(SAMPLE, len(sites))).astype(int)
     sample = [sites[index] for index in picked]
-    file = _file(_kind(sample, transform, module))
+    file = _file(_kind(sample, module))
     found = _read(file)
     if found is None:
         found = _measure(sample, transform, module)
@@ -109,9 +109,8 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _kind(sample: Sequence[Site], transform: Transform, module: torch.nn.Module) -> str:
+def _kind(sample: Sequence[Site], module: torch.nn.Module) -> str:
     """What decides how long a site takes: versions, machine, model, training, numbers of rows."""
-    rows = [len(site.prepare(transform)[0]) for site in sample]
     training = sample[0].study.training.model_dump(mode="json", exclude={"rounds", "seed"})
     return json.dumps(
         {
@@ -122,7 +121,7 @@ def _kind(sample: Sequence[Site], transform: Transform, module: torch.nn.Module)
             "private": [
                 None if site.plan is None else site.plan.steps_per_round for site in sample
             ],
-            "rows": [int(np.log2(max(1, count)) * 4) for count in rows],
+            "rows": [int(np.log2(max(1, site.rows)) * 4) for site in sample],
         },
         sort_keys=True,
     )

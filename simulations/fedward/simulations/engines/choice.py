@@ -131,7 +131,7 @@ class Engine:
         return Looped(sites, transform) if self.used.looped else Stacked(sites, transform)
 
     def _choose(self, workers: int, sites: Sequence[Site], transform: Transform) -> Used:
-        dataset, _ = sites[0].prepare(transform)
+        dataset = sites[0].training(transform)
         module = sites[0].module(dataset)
         size, pictures = count_parameters(module), len(dataset.inputs.shape) > 1
         name = "pool" if workers else "stacked"

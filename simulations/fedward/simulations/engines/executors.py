@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedward.client.dataset import Dataset
 from fedward.client.patient_rows import PatientRows
 from fedward.client.site import LocalRound, Site
 from fedward.client.training import train
@@ -77,11 +78,11 @@ class Looped:
         self._sites = sites
         self._transform = transform
         for site in sites:
-            site.prepare(transform)  # before workers are forked, so that they share it
+            site.training(transform)  # before workers are forked, so that they share it
 
     def cost(self, site: int) -> float:
         """Steps that it takes."""
-        return float(self._work(site, _ANY).settings.steps)
+        return float(self._sites[site].settings(proximal_mu=0.0).steps)
 
     def train(self, asked: Round, sites: Sequence[int], results: Results, worker: int) -> None:
         """See `Executor`."""
@@ -118,22 +119,17 @@ class Stacked:
     def __init__(self, sites: Sequence[Site], transform: Transform) -> None:
         self._sites = sites
         self._transform = transform
-        datasets = [site.prepare(transform)[0] for site in sites]
-        module = sites[0].module(datasets[0])
+        module = sites[0].module(sites[0].training(transform))
         # Noise comes in the order of the module's own weights.
         self._program = Program(module, turned=sites[0].plan is None)
         self.turned = self._program.turned
-        self._table = Table.of(datasets)
-        works = [self._work(index, _ANY) for index in range(len(sites))]
-        self._steps = np.array([work.settings.steps for work in works], np.int64)
-        self._patients = [
-            PatientRows(dataset, site.plan)
-            for dataset, site in zip(datasets, sites, strict=True)
-            if site.plan is not None
-        ]
-        self._rows = [_batch(site, len(own)) for site, own in zip(sites, datasets, strict=True)]
+        self._patients: list[PatientRows] = []
+        sizes = [site.rows for site in sites]
+        self._table = Table.of(map(self._taken, sites), sizes)
+        self._steps = np.array([site.settings(proximal_mu=0.0).steps for site in sites], np.int64)
+        self._rows = [_batch(site, size) for site, size in zip(sites, sizes, strict=True)]
         outputs = sum(p.shape[0] for p in module.parameters() if p.dim() > 1)
-        self._width = int(np.prod(datasets[0].inputs.shape)) + outputs
+        self._width = int(np.prod(self._table.inputs.shape)) + outputs
         size = sum(parameter.numel() for parameter in module.parameters())
         # Convolutions go site by site: more sites at once only leave the cache sooner.
         most = 1 if self._program.convolves else MOST_SITES
@@ -174,6 +170,14 @@ class Stacked:
         if chunk:
             yield np.array(chunk, np.int64)
 
+    def _taken(self, site: Site) -> Dataset:
+        """A site's rows, which are in the table from then on and not kept by the site."""
+        dataset = site.training(self._transform)
+        site.forget()
+        if site.plan is not None:
+            self._patients.append(PatientRows(dataset, site.plan))
+        return dataset
+
     def _chunk_of(self, asked: Round, sites: NDArray[np.int64]) -> Chunk:
         sources = [self._sites[site].randomness("training", asked.number) for site in sites]
         steps, starts = self._steps[sites], self._table.starts[sites]
@@ -190,19 +194,11 @@ class Stacked:
             program=self._program,
             table=self._table,
             kind=study.task.kind,
-            settings=self._work(int(sites[0]), asked).settings,
+            settings=self._sites[sites[0]].settings(proximal_mu=asked.proximal_mu),
             sites=len(sites),
             steps=batches,
             privacy=privacy,
         )
-
-    def _work(self, index: int, asked: Round) -> LocalRound:
-        return self._sites[index].local_round(
-            self._transform, round_number=asked.number, proximal_mu=asked.proximal_mu
-        )
-
-
-_ANY = Round(1, 0.0, None)
 
 
 def _batch(site: Site, rows: int) -> int:

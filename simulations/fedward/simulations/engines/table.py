@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedward.client.dataset import Dataset, Inputs, MatrixInputs, join
+from fedward.client.dataset import Dataset, Inputs, JoinedInputs, MatrixInputs
 
 MOST_BYTES = 1 << 29
 """Pictures are decoded once if all of them fit into this."""
@@ -34,11 +34,27 @@ class Table:
     sizes: NDArray[np.int64]
 
     @staticmethod
-    def of(datasets: Sequence[Dataset]) -> Table:
-        """The rows of these sites."""
-        sizes = np.array([len(dataset) for dataset in datasets], np.int64)
-        joined = join(datasets)
-        return Table(in_memory(joined.inputs), joined.target, np.cumsum(sizes) - sizes, sizes)
+    def of(datasets: Iterable[Dataset], sizes: Sequence[int]) -> Table:
+        """The rows of these sites; each is looked at once, so that it need not be kept.
+
+        Args:
+            datasets: of each site.
+            sizes: how many rows each has.
+        """
+        rows = np.array(sizes, np.int64)
+        starts, total = np.cumsum(rows) - rows, int(rows.sum())
+        target, values, pictures = torch.empty(0), torch.empty(0), []
+        for start, dataset in zip(starts.tolist(), datasets, strict=True):
+            place, own = slice(start, start + len(dataset)), dataset.inputs
+            target = target if len(target) else dataset.target.new_empty(total)
+            target[place] = dataset.target
+            if isinstance(own, MatrixInputs):
+                values = values if len(values) else own.values.new_empty((total, *own.shape))
+                values[place] = own.values
+            else:
+                pictures.append(own)
+        inputs = in_memory(JoinedInputs(tuple(pictures))) if pictures else MatrixInputs(values)
+        return Table(inputs, target, starts, rows)
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs `[rows, *shape]` and targets of the given rows."""
