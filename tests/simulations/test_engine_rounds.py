@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from fedward.server.rounds import Outcome
 from fedward.simulations.engines.carrier import EngineGrid, MakeExecutor
 from fedward.simulations.engines.executors import Looped, Stacked
 from fedward.simulations.engines.loop import LoopGrid, loop_grid, run_over
+from fedward.simulations.engines.pool import can_fork
 from fedward.simulations.fakes import Quiet, make_cohort, make_sites, small_study
 
 SIDE = 10
@@ -184,3 +186,24 @@ def test_a_round_twice_is_refused_as_by_a_message(engine: str) -> None:
             run(study, grid)
     finally:
         grid.close()
+
+
+@pytest.mark.skipif(not can_fork(), reason="needs processes that fork")
+def test_workers_give_way_to_the_last_evaluation_and_to_no_other() -> None:
+    study = a_study(training={"rounds": 2}, evaluation={"every": 1})
+    counted: list[int] = []
+
+    class Counting(Quiet):
+        def on_evaluating(self, number: int) -> None:
+            counted.append(len(set(multiprocessing.active_children()) - before))
+
+    before = set(multiprocessing.active_children())
+    grid = EngineGrid(hospitals(study), make=Stacked, workers=2)
+    app = build_server_app(
+        study, checkpoints=NoCheckpoints(), observer=Counting(), on_outcome=lambda _: None
+    )
+    try:
+        run_over(app, grid)
+    finally:
+        grid.close()
+    assert counted == [2, 0]

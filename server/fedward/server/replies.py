@@ -159,11 +159,12 @@ def ask(
     """
     asked = sorted(messages, key=lambda message: sites[message.metadata.dst_node_id])
     nodes = [message.metadata.dst_node_id for message in asked]
+    known = frozenset(nodes)
     answers: dict[int, Message] = {}
     refusals: dict[int, Refusal] = {}
     for answer in grid.send_and_receive(asked, timeout=deadline_s):
         node = answer.metadata.src_node_id
-        if node not in nodes:
+        if node not in known:
             continue  # nobody asked it
         _settle(answer)
         if node not in answers:

@@ -61,7 +61,10 @@ class EngineGrid(LoopGrid):
         except BaseException:
             self.close()  # a worker may still be busy: its answer belongs to no later round
             raise
-        return self._trained(asked, results, admitted, refused)
+        trained = self._trained(asked, results, admitted, refused)
+        if asked.number == self._sites[0].study.training.rounds:
+            self.close()  # nothing is left to train: workers and results give way to evaluation
+        return trained
 
     def close(self) -> None:
         """End the workers."""
