@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from fedward.common.models.card import CardFacts
 from fedward.common.models.provenance import Provenance
 from fedward.common.study.schema import Study
 from fedward.simulations.assemble import Findings
+from fedward.simulations.judging import Judgement
 from fedward.simulations.report import write_report
 from fedward.simulations.report.results import Results
 
@@ -79,7 +81,7 @@ def _publish(stage: Path, out: Path) -> None:
 
 def _write_model(directory: Path, found: Findings, results: Results) -> None:
     outcome = next(arm for arm in found.arms if arm.name == "federated").outcomes[""]
-    content = results.model_dump(mode="json")
+    content = results.model_dump(mode="json", include={"metrics", "privacy"})
     write_bundle(
         directory,
         study=found.study,
@@ -102,26 +104,29 @@ def predictions(found: Findings) -> bytes:
     `row` numbers the test rows of a site from 0, `patient` its test patients. With these, anyone
     can recompute every figure.
     """
-    names = score_names(found.study)
-    frames = []
-    for arm, judged in found.judgements.items():
-        for site, one in judged.items():
-            columns = {name: one.scores[:, index] for index, name in enumerate(names)}
-            frames.append(
-                pl.DataFrame(
-                    {
-                        "arm": [arm] * len(one.truth),
-                        "site": [site] * len(one.truth),
-                        "row": np.arange(len(one.truth)),
-                        "patient": one.patient,
-                        "truth": one.truth,
-                        **columns,
-                    }
-                )
-            )
+    frames = [
+        _predictions(found, arm, judged) for arm, judged in found.judgements.items() if judged
+    ]
     buffer = io.BytesIO()
     pl.concat(frames).write_parquet(buffer)
     return buffer.getvalue()
+
+
+def _predictions(found: Findings, arm: str, judged: Mapping[str, Judgement]) -> pl.DataFrame:
+    """Those of an arm: a frame for each of many sites would need more room than what is in it."""
+    parts = list(judged.values())
+    sizes = [len(part.truth) for part in parts]
+    scores = np.concatenate([part.scores for part in parts])
+    return pl.DataFrame(
+        {
+            "arm": pl.repeat(arm, sum(sizes), eager=True),
+            "site": np.repeat(list(judged), sizes),
+            "row": np.concatenate([np.arange(size) for size in sizes]),
+            "patient": np.concatenate([part.patient for part in parts]),
+            "truth": np.concatenate([part.truth for part in parts]),
+            **{name: scores[:, index] for index, name in enumerate(score_names(found.study))},
+        }
+    )
 
 
 def score_names(study: Study) -> list[str]:
