@@ -8,6 +8,7 @@ are done again. Workers end with this process, however it ends: the pipe that th
 from __future__ import annotations
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import signal
@@ -142,6 +143,7 @@ class Pool:
             args=(number, os.getpid(), there, self._work, [here, *foreign]),
             daemon=True,
         )
+        gc.freeze()  # a worker that looked for garbage in what it shares would copy all of it
         try:
             process.start()
         except OSError as error:
@@ -150,6 +152,7 @@ class Pool:
                 hint="see whether there is enough memory; `--engine loop` works without workers",
             ) from error
         finally:
+            gc.unfreeze()
             there.close()
         return _Worker(process, here)
 
