@@ -8,6 +8,7 @@ optimiser) is the same code for both, and under privacy it is post-processing.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedward.client.dataset import Dataset
+from fedward.client.optimisers import Adam, Optimiser, Sgd, forget_gradients
 from fedward.common.errors import TrainingError
 from fedward.common.models.outputs import Kind, loss_per_example
 from fedward.common.models.state import get_weights, set_weights
@@ -115,13 +117,14 @@ def train(
     """
     set_weights(model, weights)
     model.train()
-    anchors = [parameter.detach().clone() for parameter in model.parameters()]
-    optimiser = _optimiser(model, settings)
+    parameters = list(model.parameters())
+    anchors = [parameter.detach().clone() for parameter in parameters]
+    optimiser = _optimiser(parameters, settings)
     for _ in range(settings.steps):
-        optimiser.zero_grad(set_to_none=True)
+        forget_gradients(parameters)
         source.fill(model)
         if settings.proximal_mu > 0.0:
-            _pull_back(model, anchors, settings.proximal_mu)
+            _pull_back(parameters, anchors, settings.proximal_mu)
         optimiser.step()
     result = get_weights(model)
     if not all(np.isfinite(value).all() for value in result.values()):
@@ -137,22 +140,18 @@ def diverged() -> TrainingError:
     )
 
 
-def _optimiser(model: nn.Module, settings: LocalSettings) -> torch.optim.Optimizer:
+def _optimiser(parameters: Sequence[nn.Parameter], settings: LocalSettings) -> Optimiser:
+    rate, decay = settings.learning_rate, settings.weight_decay
     if settings.optimiser == "adam":
-        return torch.optim.Adam(
-            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-    )
+        return Adam(parameters, learning_rate=rate, weight_decay=decay)
+    return Sgd(parameters, learning_rate=rate, momentum=settings.momentum, weight_decay=decay)
 
 
 @torch.no_grad()
-def _pull_back(model: nn.Module, anchors: list[torch.Tensor], mu: float) -> None:
+def _pull_back(
+    parameters: Sequence[nn.Parameter], anchors: Sequence[torch.Tensor], mu: float
+) -> None:
     """Add the gradient of mu/2·‖w - w_global‖² (Li et al. 2020, equation 2)."""
-    for parameter, anchor in zip(model.parameters(), anchors, strict=True):
+    for parameter, anchor in zip(parameters, anchors, strict=True):
         if parameter.grad is not None:
             parameter.grad.add_(parameter - anchor, alpha=mu)

@@ -9,11 +9,9 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from fedward.client.optimisers import BETAS, EPS
 from fedward.client.training import LocalSettings
 from fedward.simulations.engines.stacked.program import Stack
-
-_BETAS = (0.9, 0.999)
-_EPS = 1e-8
 
 
 def is_plain(settings: LocalSettings) -> bool:
@@ -70,10 +68,10 @@ class Optimiser:
 
     def _adam(self, index: int, weight: Tensor, gradient: Tensor, active: int) -> None:
         first, second = self._first[index][:active], self._second[index][:active]
-        first.lerp_(gradient, 1.0 - _BETAS[0])
-        second.mul_(_BETAS[1]).addcmul_(gradient, gradient, value=1.0 - _BETAS[1])
-        corrections = [1.0 - beta**self._steps for beta in _BETAS]
-        scale = (second.sqrt() / math.sqrt(corrections[1])).add_(_EPS)
+        first.lerp_(gradient, 1.0 - BETAS[0])
+        second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1.0 - BETAS[1])
+        corrections = [1.0 - beta**self._steps for beta in BETAS]
+        scale = (second.sqrt() / math.sqrt(corrections[1])).add_(EPS)
         weight.addcdiv_(first, scale, value=-self._settings.learning_rate / corrections[0])
 
 
