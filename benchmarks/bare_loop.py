@@ -33,14 +33,14 @@ Local = Callable[[Tensor, Tensor], None]
 
 
 def build(model: dict[str, Any], inputs: tuple[int, ...]) -> nn.Sequential:
-    """The model of a workload, one logit. No pooling where it would change nothing."""
+    """The model of a workload, one logit. Nothing is computed that would change nothing."""
     layers: list[nn.Module] = []
     width = inputs[0]
     if model["name"] == "cnn":
         side = inputs[1]
         for channels in model["channels"]:
             layers += [nn.Conv2d(width, channels, 3, padding=1)]
-            layers += [nn.GroupNorm(channels // 8, channels), nn.ReLU(), nn.MaxPool2d(2)]
+            layers += [nn.GroupNorm(channels // 8, channels), nn.MaxPool2d(2), nn.ReLU()]
             width, side = channels, side // 2
         if side != model["pool"]:
             layers += [nn.AdaptiveAvgPool2d(model["pool"])]

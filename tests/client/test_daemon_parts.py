@@ -811,6 +811,42 @@ def test_a_change_that_the_log_could_not_take_is_entered_later(
         assert told == [frozenset({"policy.toml"})]
 
 
+def test_a_move_is_told_until_somebody_acted_on_it_and_entered_once(
+    consortium: Consortium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a log that is full for a moment nor whoever acts on it makes it forget."""
+    states, told = {NAME: "approved", "0" * 64: "refused"}, list[frozenset[str]]()
+    note, fails = Record.note, iter([False, True])
+
+    async def ignored(*_: Any) -> None: ...
+
+    async def moved(_states: Mapping[str, str], names: frozenset[str]) -> None:
+        told.append(names)
+        if len(told) == 1:
+            raise LinkError("nobody there", hint="wait")
+
+    def full_at_times(record: Record, kind: str, **facts: Any) -> None:
+        if next(fails, False):
+            raise OutputError("the disk is full", hint="make room")
+        note(record, kind, **facts)
+
+    with AuditLog.open(tmp_path / "audit.log", consortium.sites["north"]) as log:
+        looking = Watch(
+            Changes((), {}),
+            states=lambda: states,
+            record=Record(log),
+            before={},
+            moved=moved,
+            changed=ignored,
+        )
+        monkeypatch.setattr(Record, "note", full_at_times)
+        for _ in range(4):
+            asyncio.run(looking.look())
+        entered = [entry.facts["study"] for entry in log.entries() if entry.kind == "study"]
+    assert sorted(entered) == sorted(states)
+    assert told == [frozenset(states), frozenset(states)]
+
+
 def test_studies_that_are_offered_on_and_on_fill_no_log(
     consortium: Consortium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,6 +99,30 @@ def test_cnn_pools_only_what_has_another_size(side: int, pools: bool) -> None:
     assert torch.equal(module(pictures), always(pictures))
 
 
+@pytest.mark.parametrize("values", [2, 5, 10_000])
+def test_cnn_cuts_off_after_pooling_as_it_would_before(values: int) -> None:
+    """To the bit, gradients too, and where several values of a window are the largest."""
+    spec = parse_model({"name": "cnn", "channels": [8, 16], "pool": 3})
+    module = build_module(spec, (1, 20, 24), 2, seed=3)
+    assert isinstance(module, nn.Sequential)
+    layers = list(module)
+    places = [place for place, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
+    assert len(places) == 2
+    for place in places:
+        assert isinstance(layers[place + 1], nn.ReLU)
+        layers[place : place + 2] = [nn.ReLU(), nn.MaxPool2d(2)]
+    before = nn.Sequential(*layers)  # the same weights
+    generator = torch.Generator().manual_seed(values)
+    pictures = torch.randint(values, (6, 1, 20, 24), generator=generator) / values
+    found = []
+    for each in (module, before):
+        outputs = each(pictures)
+        own = torch.autograd.grad(outputs.square().sum(), list(module.parameters()))
+        found.append([outputs, *own])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert all(gradient.any() for gradient in found[0])
+
+
 def test_cnn_may_have_linear_layers_between() -> None:
     spec = parse_model({"name": "cnn", "channels": [8], "pool": 2, "hidden": [10, 6]})
     cnn = build_module(spec, (3, 16, 12), 4, 0)

@@ -14,11 +14,12 @@ from fedward.common import records
 from fedward.common.errors import LinkError, RoundError, TrainingError
 from fedward.common.tensors import Weights, cosine, difference, norm
 from fedward.server import blocks
-from fedward.server.aggregation import aggregate, check_update, single_updates
+from fedward.server.aggregation import Mean, aggregate, check_update, single_updates
 from fedward.server.arrays import ResidentArray
 from fedward.server.flower_internals import identify
+from fedward.server.history import Drift
 from fedward.server.replies import Replies, SelectedGrid
-from fedward.server.strategies import make_strategy, restore_state, strategy_state
+from fedward.server.strategies import is_mean, make_strategy, restore_state, strategy_state
 from fedward.simulations.engines.loop import LoopGrid
 from fedward.simulations.fakes import small_study
 
@@ -110,6 +111,28 @@ def test_it_is_flowers_result(
         # A restart between rounds changes nothing.
         ours = strategy(algorithm)
         restore_state(ours, found)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS[:8], ids=str)
+def test_a_mean_found_elsewhere_is_as_good_as_an_update(algorithm: dict[str, Any]) -> None:
+    """Also where Flower is not asked: its mean of one update is that update, bit for bit."""
+    before, mean = weights(0), weights(1)
+    theirs, ours = strategy(algorithm), strategy(algorithm)
+    begin(theirs, 1, before)
+    wanted, _ = theirs.aggregate_train(1, [message(mean, 1.0, Array)])
+    begin(ours, 1, before)
+    drift = {"east": Drift(1.0, 0.5)}
+    found, told = aggregate(ours, 1, Mean(mean, drift), before)
+    assert wanted is not None
+    assert same(found, {n: array.numpy().astype(np.float32) for n, array in wanted.items()})
+    assert told == drift
+    assert is_mean(ours) == (algorithm["name"] in ("fedavg", "fedprox"))
+
+
+def test_a_mean_that_is_not_finite_is_refused() -> None:
+    made, before = strategy({"name": "fedavg"}), weights(0)
+    with pytest.raises(TrainingError, match="diverged at the server, tensor d"):
+        aggregate(made, 1, Mean({**before, "d": np.full(50, np.inf, np.float32)}, {}), before)
 
 
 def test_a_restored_memory_that_is_read_only_can_still_change() -> None:

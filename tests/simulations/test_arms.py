@@ -25,6 +25,7 @@ from fedward.common.study import Study
 from fedward.common.tensors import Weights
 from fedward.server.checkpoints import Checkpoints, NoCheckpoints, RunState
 from fedward.server.preparation import first_weights
+from fedward.server.rounds import Outcome
 from fedward.simulations.arms import (
     ArmName,
     ArmResult,
@@ -46,6 +47,11 @@ from fedward.simulations.judging import cross_site, judge_arm, metrics_with_inte
 ALL: dict[str, Any] = {"sites": ["a.toml"], "compare": ["local", "pooled", "federated_no_dp"]}
 PRIVATE: dict[str, Any] = {"privacy": {"mode": "dp", "epsilon": 4.0, "delta": 1e-3}}
 Shown = list[tuple[str, int, float | None]]
+
+
+def offered(arm: ArmResult, site: str) -> Outcome | None:
+    """The model that an arm offers a site."""
+    return next((outcome for outcome, _ in arm.models([site])), None)
 
 
 def run(
@@ -157,7 +163,7 @@ def test_local_is_each_site_run_alone(preprocess: str) -> None:
     assert set(found.outcomes) == set(found.sites) == {"site-1", "site-2", "site-3"}
     for cohort in cohorts:
         alone = run_flaky(own, fake_sites(own, [cohort]))
-        outcome = found.outcome_for(cohort.site)
+        outcome = offered(found, cohort.site)
         assert outcome is not None
         assert same(outcome.weights, alone.weights)
         assert outcome.transform == alone.transform
@@ -183,7 +189,7 @@ def test_pooled_trains_on_everybodys_training_patients() -> None:
     assert len(train) == sum(int((~c.test).sum()) for c in cohorts)
     assert len(test) == sum(int(c.test.sum()) for c in cohorts)
     for name in ("site-1", "anything"):
-        assert found.outcome_for(name) is found.outcomes[""]
+        assert offered(found, name) is found.outcomes[""]
 
 
 def test_private_study_without_privacy_is_the_open_study() -> None:
@@ -252,7 +258,7 @@ def test_a_site_that_diverges_alone_is_reported_and_the_others_stand() -> None:
     assert set(found.outcomes) == {"site-1", "site-2"}
     assert list(found.failed) == ["far"]
     assert "diverged" in found.failed["far"]
-    assert found.outcome_for("far") is None
+    assert offered(found, "far") is None
     judged = judge_arm(found, judges(study, cohorts))
     assert set(judged) == {"site-1", "site-2"}
     (warning,) = [w for w in warnings_of(study, [found], {}) if "far" in w]
@@ -267,7 +273,7 @@ def test_a_baseline_that_diverges_does_not_cost_the_result_beside_it() -> None:
     cohorts = [make_cohort(study, name, shift=4.0) for name in ("a", "b")]
     found = run(study, "pooled", cohorts)
     assert found.outcomes == {}
-    assert found.outcome_for("a") is None
+    assert offered(found, "a") is None
     assert "diverged" in found.failed[""]
     assert judge_arm(found, judges(study, cohorts)) == {}
     with pytest.raises(TrainingError, match="diverged"):

@@ -16,6 +16,7 @@ from fedward.common.table import ImageStack
 from fedward.server.checkpoints import NoCheckpoints
 from fedward.server.flower_app import build_server_app
 from fedward.server.rounds import Outcome
+from fedward.server.together import AskedToEvaluate
 from fedward.simulations.engines.carrier import EngineGrid, MakeExecutor
 from fedward.simulations.engines.executors import Looped, Stacked
 from fedward.simulations.engines.loop import LoopGrid, loop_grid, run_over
@@ -61,6 +62,9 @@ def assert_same(study: Study, one: list[Site], other: list[Site], engine: str) -
         assert found.participants == wanted.participants
         assert found.refused == wanted.refused
         assert found.drift.keys() == wanted.drift.keys()
+        assert found.evaluation.keys() == wanted.evaluation.keys()
+        for site, metrics in wanted.evaluation.items():
+            assert found.evaluation[site] == pytest.approx(metrics, abs=1e-4)
     assert [s.spending.charges for s in one] == [s.spending.charges for s in other]
     return yours
 
@@ -186,6 +190,42 @@ def test_a_round_twice_is_refused_as_by_a_message(engine: str) -> None:
             run(study, grid)
     finally:
         grid.close()
+
+
+@each_engine
+@pytest.mark.parametrize("privacy", [{"mode": "none"}, PRIVATE], ids=["open", "private"])
+def test_evaluations_release_what_a_message_would(privacy: dict[str, Any], engine: str) -> None:
+    """Small sites release nothing; who has paid for that evaluation before refuses, by name."""
+    study = a_study(privacy=privacy, training={"rounds": 3}, evaluation={"every": 1, "min_cell": 3})
+    both = [hospitals(study), hospitals(study)]
+    for sites in both:
+        if study.private:
+            plan = sites[2].plan
+            assert plan is not None
+            sites[2].spending.charge(2, "testing", plan.evaluation_event())
+    found = assert_same(study, *both, engine)
+    released = [record.evaluation.keys() - {"overall"} for record in found.history]
+    if study.private:
+        assert [len(names) for names in released] == [5, 4, 5]
+        assert "evaluation: " in found.history[1].refused["site-2"]
+    else:
+        assert 0 < len(released[0]) < len(PATIENTS)
+    assert all(record.evaluation["overall"] for record in found.history)
+
+
+@each_engine
+def test_weights_that_are_none_are_refused_by_all_in_an_evaluation(engine: str) -> None:
+    study = a_study()
+    make, workers = ENGINES[engine]
+    sites = hospitals(study)
+    grid = EngineGrid(sites, make=make, workers=workers)
+    last = run(study, loop_grid(hospitals(study)))
+    bad = {name: np.full_like(value, np.nan) for name, value in last.weights.items()}
+    names = tuple(site.name for site in sites)
+    found = grid.evaluate_together(AskedToEvaluate(1, bad, last.transform.to_json(), names))
+    assert not found.released
+    assert found.refused.keys() == set(names)
+    assert found.replies() == []
 
 
 @pytest.mark.skipif(not can_fork(), reason="needs processes that fork")

@@ -199,12 +199,45 @@ class Site:
             RoundError: transform or round are not what this study can lead to.
             TrainingError: training diverged.
         """
-        self._accept(weights, transform, round_number)
-        study, randomness = self.study, self.randomness("evaluation", round_number)
-        if self.plan is not None:
-            self.spending.charge(round_number, "testing", self.plan.evaluation_event())
+        self.admit_evaluation(weights, transform, round_number=round_number)
         dataset = self.testing(transform)
-        scores = self.scores(weights, dataset)
+        return self.release(self.scores(weights, dataset), dataset, round_number=round_number)
+
+    def admit_evaluation(
+        self,
+        weights: Weights,
+        transform: Transform,
+        *,
+        round_number: int,
+        largest: float | None = None,
+    ) -> None:
+        """Check an evaluation and pay for it: what must come before it, whoever computes scores.
+
+        Args:
+            weights: that are evaluated.
+            transform: the frozen preprocessing.
+            round_number: from 1.
+            largest: `largest_weight(weights)`, if it is known: many sites may be asked the same.
+
+        Raises:
+            PrivacyError, RoundError, TrainingError: as `evaluate`; then nothing was paid.
+        """
+        self._accept(weights, transform, round_number, largest)
+        if self.plan is not None:
+            self.randomness("evaluation", round_number)
+            self.spending.charge(round_number, "testing", self.plan.evaluation_event())
+
+    def release(
+        self, scores: NDArray[np.float32], dataset: Dataset, *, round_number: int
+    ) -> Counts | None:
+        """What may leave the site of an evaluation that was admitted; see `evaluate`.
+
+        Args:
+            scores: of the test rows, `[rows, outputs]`.
+            dataset: the test rows.
+            round_number: of the evaluation.
+        """
+        study = self.study
         counts = count(
             study.task.kind,
             dataset.target.numpy(),
@@ -217,6 +250,7 @@ class Site:
         )
         if self.plan is None:
             return counts.coarsen(study.evaluation.min_cell)
+        randomness = self.randomness("evaluation", round_number)
         return counts.noised(self.plan.evaluation_noise_multiplier, randomness)
 
     def scores(self, weights: Weights, dataset: Dataset) -> NDArray[np.float32]:

@@ -29,7 +29,9 @@ from fedward.server.drift import DriftSums
 from fedward.server.flower_internals import SERVER_NODE_ID
 from fedward.server.history import Drift
 from fedward.server.replies import Check, Replies, readable, record_of
-from fedward.server.strategies import BlockMemory
+from fedward.server.strategies import BlockMemory, is_mean
+
+_ALL = ""
 
 
 def check_update(before: Weights, max_norm: float | None) -> Check:
@@ -75,7 +77,7 @@ class Parts:
     """What is combined into the next weights.
 
     Attributes:
-        updates: weights that sites trained; or a single one, the mean of many.
+        updates: weights that sites trained.
         shares: aggregation weight of each.
         drift: of each site, if somebody found it out already.
     """
@@ -85,6 +87,19 @@ class Parts:
     drift: dict[str, Drift] | None = None
 
 
+@dataclass(frozen=True)
+class Mean:
+    """The mean of what sites trained, found where they are, in place of each.
+
+    Attributes:
+        weights: by the sites' aggregation weights.
+        drift: of each site, if it was found out.
+    """
+
+    weights: Weights
+    drift: dict[str, Drift]
+
+
 def single_updates(replies: Replies, site_weights: Mapping[str, float]) -> Parts:
     """What sites sent one by one, whatever else than arrays they said."""
     updates = {site: record_of(message) for site, message in replies.accepted.items()}
@@ -92,14 +107,14 @@ def single_updates(replies: Replies, site_weights: Mapping[str, float]) -> Parts
 
 
 def aggregate(
-    strategy: flower.FedAvg, number: int, found: Parts, before: Weights
+    strategy: flower.FedAvg, number: int, found: Parts | Mean, before: Weights
 ) -> tuple[Weights, dict[str, Drift]]:
     """Let a strategy combine checked updates into the next weights.
 
     Args:
         strategy: any of `make_strategy`.
         number: of the round.
-        found: at least one update.
+        found: at least one update, or the mean.
         before: the global weights that the sites trained from.
 
     Returns:
@@ -109,6 +124,11 @@ def aggregate(
         RoundError: the strategy combined nothing.
         TrainingError: finite updates were combined into weights that are not.
     """
+    if isinstance(found, Mean):
+        if is_mean(strategy):
+            _check_finite(found.weights, before)
+            return found.weights, found.drift
+        found = Parts({_ALL: array_record(found.weights)}, {_ALL: 1.0}, found.drift)
     drift = DriftSums(found.shares) if found.drift is None else None
     after = empty_like(before)
     plan = list(blocks(before, block_size(len(found.updates))))

@@ -25,17 +25,17 @@ from fedward.common.errors import Interrupted, RoundError, StudyError
 from fedward.common.preprocess import Transform
 from fedward.common.study import Study, study_hash
 from fedward.common.tensors import Weights
-from fedward.server.aggregation import Parts, aggregate, check_update, single_updates
+from fedward.server.aggregation import Mean, Parts, aggregate, check_update, single_updates
 from fedward.server.arrays import array_record
 from fedward.server.attendance import Attendance
 from fedward.server.checkpoints import Checkpoints, RunState
 from fedward.server.empty_rounds import Progress, check_trained, empty_round, is_lost
-from fedward.server.evaluation import check_counts, merged_metrics, metrics_by_site
+from fedward.server.evaluation import Evaluated, merged_metrics, metrics_by_site
 from fedward.server.history import History, RoundRecord
 from fedward.server.preparation import FirstWeights, first_weights, prepare
 from fedward.server.replies import Check, Replies, SelectedGrid, ask
 from fedward.server.strategies import make_strategy, restore_state, strategy_state
-from fedward.server.together import asked_of, combined, together
+from fedward.server.together import AskedToEvaluate, asked_of, combined, together
 
 
 class Observer(Protocol):
@@ -206,7 +206,7 @@ class Rounds:
         )
         return after, record
 
-    def _updates(self, state: RunState, number: int) -> tuple[Replies, Callable[[], Parts]]:
+    def _updates(self, state: RunState, number: int) -> tuple[Replies, Callable[[], Parts | Mean]]:
         """Have sites train: who answered, and what is to be combined if they are enough."""
         nodes = self._participants(state, number)
         carrier = together(self._grid)
@@ -227,19 +227,31 @@ class Rounds:
         return trained.replies(), lambda: combined(asked, trained)
 
     def _evaluate(self, state: RunState, record: RoundRecord, weights: Weights) -> RoundRecord:
-        number = record.round
-        grid = SelectedGrid(self._grid, self._eligible(state).values())
-        messages = self._strategy.configure_evaluate(
-            number, array_record(weights), self._config(state), grid
-        )
-        replies = check_counts(self._study, self._ask(list(messages)))
-        merged = self._strategy.aggregate_evaluate(number, list(replies.accepted.values()))
-        late = {site: f"evaluation: {reason}" for site, reason in replies.reasons.items()}
+        found = self._evaluated(state, record.round, weights)
+        merged = self._strategy.aggregate_evaluate(record.round, found.replies())
+        late = {site: f"evaluation: {reason}" for site, reason in found.reasons.items()}
         return replace(
             record,
             refused=late | record.refused,
-            evaluation=metrics_by_site(self._study, replies, merged or MetricRecord()),
+            evaluation=metrics_by_site(found, merged or MetricRecord()),
         )
+
+    def _evaluated(self, state: RunState, number: int, weights: Weights) -> Evaluated:
+        """Have sites evaluate: what each of them releases."""
+        eligible = self._eligible(state)
+        carrier = together(self._grid)
+        if carrier is not None:
+            names = tuple(sorted(eligible))
+            return carrier.evaluate_together(
+                AskedToEvaluate(number, weights, state.transform, names)
+            )
+        messages = self._strategy.configure_evaluate(
+            number,
+            array_record(weights),
+            self._config(state),
+            SelectedGrid(self._grid, eligible.values()),
+        )
+        return Evaluated.of(self._study, self._ask(list(messages)))
 
     def _evaluates(self, number: int) -> bool:
         every = self._study.evaluation.every

@@ -98,6 +98,11 @@ def _adaptive(
     return kind(**settings)
 
 
+def is_mean(strategy: flower.FedAvg) -> bool:
+    """Whether a strategy gives the weighted mean of all updates, so that of a mean itself."""
+    return type(strategy) in (flower.FedAvg, flower.FedProx)
+
+
 # The strategies keep their state between rounds in these attributes: a dictionary of arrays for
 # the adaptive family, a list of arrays for FedAvgM. The global weights that they also remember are
 # given to them again by `configure_train`.

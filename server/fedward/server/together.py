@@ -16,8 +16,9 @@ from flwr.app import Message, RecordDict
 from fedward.common import records
 from fedward.common.study import Study, schema
 from fedward.common.tensors import Weights
-from fedward.server.aggregation import Parts
+from fedward.server.aggregation import Mean, Parts
 from fedward.server.arrays import array_record
+from fedward.server.evaluation import Evaluated
 from fedward.server.flower_internals import SERVER_NODE_ID
 from fedward.server.history import Drift
 from fedward.server.replies import Refusal, Replies
@@ -72,9 +73,26 @@ class Trained:
         return Replies(dict.fromkeys(self.accepted, said), self.refused)
 
 
+@dataclass(frozen=True)
+class AskedToEvaluate:
+    """What sites are asked in an evaluation.
+
+    Attributes:
+        number: of the round.
+        weights: that are evaluated.
+        transform: the frozen preprocessing, as JSON.
+        sites: that are asked, sorted by name.
+    """
+
+    number: int
+    weights: Weights
+    transform: str
+    sites: tuple[str, ...]
+
+
 @runtime_checkable
-class TrainsTogether(Protocol):
-    """A grid whose sites can be asked to train all at once."""
+class AsksTogether(Protocol):
+    """A grid whose sites can be asked all at once."""
 
     def train_together(self, asked: Asked) -> Trained:
         """Have sites train; each checks and pays as if it had been sent a message.
@@ -84,10 +102,13 @@ class TrainsTogether(Protocol):
         """
         ...
 
+    def evaluate_together(self, asked: AskedToEvaluate) -> Evaluated:
+        """Have sites evaluate; each checks, pays and releases as if it had been sent a message."""
+        ...
+
 
 _ORDERED = (schema.FedMedian, schema.FedTrimmedAvg)
 """Algorithms that need every single update; the others need their mean."""
-_ALL = ""
 
 
 def asked_of(
@@ -107,15 +128,15 @@ def asked_of(
     )
 
 
-def combined(asked: Asked, trained: Trained) -> Parts:
+def combined(asked: Asked, trained: Trained) -> Parts | Mean:
     """What a strategy is given: every update if it looks at each, else their mean."""
     if asked.each:
         updates = {site: array_record(own) for site, own in trained.updates.items()}
         shares = {site: asked.shares[site] for site in updates}
         return Parts(updates, shares, trained.drift)
-    return Parts({_ALL: array_record(trained.mean)}, {_ALL: 1.0}, trained.drift)
+    return Mean(trained.mean, trained.drift)
 
 
-def together(grid: object) -> TrainsTogether | None:
+def together(grid: object) -> AsksTogether | None:
     """The grid, if its sites can be asked all at once."""
-    return grid if isinstance(grid, TrainsTogether) else None
+    return grid if isinstance(grid, AsksTogether) else None

@@ -11,7 +11,7 @@ So a baseline runs the very code that it is compared with, and differs only in w
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,9 +66,12 @@ class ArmResult:
     seconds: float
     engine: Used
 
-    def outcome_for(self, site: str) -> Outcome | None:
-        """The model that this arm offers a site; None if its training failed."""
-        return self.outcomes.get(site if self.name == "local" else "")
+    def models(self, sites: Iterable[str]) -> Iterator[tuple[Outcome, list[str]]]:
+        """The models of this arm and to which of some sites each is offered."""
+        if self.name == "local":
+            yield from ((self.outcomes[site], [site]) for site in sites if site in self.outcomes)
+        elif "" in self.outcomes:
+            yield self.outcomes[""], list(sites)
 
 
 def arms_of(study: Study) -> tuple[ArmName, ...]:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedward.client.dataset import Dataset
 from fedward.client.site import Site
 from fedward.common.metrics import Interval, bootstrap, exact_counts, one_metric
 from fedward.common.study.schema import Study
 from fedward.server.rounds import Outcome
 from fedward.simulations.arms import ArmResult
+from fedward.simulations.scoring import Scoring
 from fedward.simulations.watcher import MOST_SITES, OVERALL
 
 
@@ -32,20 +32,21 @@ class Judgement:
     patient: NDArray[np.int64]
 
 
-def judge(site: Site, outcome: Outcome) -> Judgement:
-    """Score a model on the test patients of a site."""
-    dataset: Dataset = site.testing(outcome.transform)
-    scores = site.scores(outcome.weights, dataset)
-    return Judgement(dataset.target.numpy(), scores, dataset.patient)
+def judge(sites: Mapping[str, Site], outcome: Outcome) -> dict[str, Judgement]:
+    """Score a model on the test patients of sites, by name."""
+    tests = Scoring(list(sites.values()), outcome.transform)
+    scores = tests.split(tests.scores(outcome.weights))
+    return {
+        name: Judgement(rows.target.numpy(), own, rows.patient)
+        for name, rows, own in zip(sites, tests.each, scores, strict=True)
+    }
 
 
 def judge_arm(arm: ArmResult, judges: Mapping[str, Site]) -> dict[str, Judgement]:
     """Scores of an arm by site; a site whose local training failed is absent."""
-    found = {}
-    for name, site in judges.items():
-        outcome = arm.outcome_for(name)
-        if outcome is not None:
-            found[name] = judge(site, outcome)
+    found: dict[str, Judgement] = {}
+    for outcome, names in arm.models(judges):
+        found |= judge({name: judges[name] for name in names}, outcome)
     return found
 
 
@@ -104,7 +105,7 @@ def cross_site(
             models["federated"] = arm.outcomes[""]
     table: dict[str, dict[str, float | None]] = {}
     for model, outcome in models.items():
-        found = {name: judge(site, outcome) for name, site in judges.items()}
+        found = judge(judges, outcome)
         table[model] = {
             name: one_metric(
                 exact_counts(study.task.kind, one.truth, one.scores), study.evaluation.metric

@@ -10,10 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fedward.client.dataset import Dataset, join
 from fedward.client.site import Site
 from fedward.client.spending import Charge, MemorySpending
 from fedward.common.errors import TrainingError
@@ -23,6 +19,7 @@ from fedward.common.study.schema import Study
 from fedward.common.tensors import Weights
 from fedward.server.checkpoints import RunState
 from fedward.server.history import RoundRecord
+from fedward.simulations.scoring import Scoring
 
 OVERALL = "overall"
 MOST_SITES = 50
@@ -60,7 +57,7 @@ class Watcher:
         self._sites = sites
         self._shown = shown
         self._transform: Transform | None = None
-        self._tests: tuple[Dataset, NDArray[np.int64]] | None = None
+        self._tests: Scoring | None = None
         self._curve: list[CurvePoint] = []
         self._noted = dict.fromkeys(sites, 0)
 
@@ -103,16 +100,13 @@ class Watcher:
         if self._transform is None:
             raise TrainingError("a round came before preparation", hint="report this defect")
         if self._tests is None:
-            tests = [judge.testing(self._transform) for judge in self._judges.values()]
-            self._tests = join(tests), np.cumsum([len(test) for test in tests])[:-1]
-        joined, ends = self._tests
+            self._tests = Scoring(list(self._judges.values()), self._transform)
+        tests = self._tests
         kind, metric = self._study.task.kind, self._study.evaluation.metric
-        # All sites have the same model: their test rows are scored at once.
-        scores = next(iter(self._judges.values())).scores(weights, joined)
-        truth = joined.target.numpy()
+        scores, truth = tests.scores(weights), tests.joined.target.numpy()
         metrics = {}
         if len(self._judges) <= MOST_SITES:
-            parts = zip(self._judges, np.split(truth, ends), np.split(scores, ends), strict=True)
+            parts = zip(self._judges, tests.split(truth), tests.split(scores), strict=True)
             metrics = {name: one_metric(exact_counts(kind, *own), metric) for name, *own in parts}
         return {**metrics, OVERALL: one_metric(exact_counts(kind, truth, scores), metric)}
 

@@ -56,6 +56,8 @@ class Watch:
         self._decisions = decisions
         self._untold: set[str] = set()
         """Files whose change is on record, and that nobody acted on yet."""
+        self._unheard: set[str] = set()
+        """Studies whose move is on record, and that nobody acted on yet."""
         self._stale = True
         self._failed = ""
 
@@ -98,8 +100,11 @@ class Watch:
             offered = states[name] == "waiting" and name not in self._known
             note = self._record.note_caused if offered else self._record.note
             note(DECIDED, study=name, state=states[name], **facts)
+            self._known[name] = states[name]
+            self._unheard.add(name)
         self._known = states
-        await self._moved(states, frozenset(moved))
+        await self._moved(states, frozenset(self._unheard))
+        self._unheard = set()
 
 
 def stood(entries: list[Entry]) -> dict[str, str]:

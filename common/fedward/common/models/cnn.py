@@ -18,7 +18,7 @@ GROUP = 8
 
 @register
 class SmallCNN(ModelSpec):
-    """`name = "cnn"`: blocks of convolution, GroupNorm, ReLU and 2×2 pooling, then linear layers.
+    """`name = "cnn"`: blocks of convolution, GroupNorm, 2×2 pooling and ReLU, then linear layers.
 
     `channels` gives the width of each block (multiples of 8); `pool` is the side of the grid that
     the last feature map is averaged to before the linear layers; `hidden` are the widths of those
@@ -35,7 +35,7 @@ class SmallCNN(ModelSpec):
     hidden: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = ()
 
     def build(self, inputs: tuple[int, ...], outputs: int) -> nn.Module:
-        """Conv-GroupNorm-ReLU-MaxPool blocks, adaptive average pooling, linear layers."""
+        """Conv-GroupNorm-MaxPool-ReLU blocks, adaptive average pooling, linear layers."""
         from torch import nn
 
         halved = 2 ** len(self.channels)
@@ -48,8 +48,10 @@ class SmallCNN(ModelSpec):
             layers += [
                 nn.Conv2d(before, after, kernel_size=3, padding=1),
                 nn.GroupNorm(after // GROUP, after),
-                nn.ReLU(),
+                # The largest of four values cut off at 0 is the same either way round, and so is
+                # its gradient; this way round there is a quarter to cut off.
                 nn.MaxPool2d(2),
+                nn.ReLU(),
             ]
         layers += [pooling, nn.Flatten()]
         dense = (widths[-1] * self.pool**2, *self.hidden)

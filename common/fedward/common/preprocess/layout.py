@@ -65,12 +65,11 @@ class Layout:
 
 def layout(study: Study, sources: AbstractSet[str] = DATA) -> Layout:
     """The sums that `study` needs for what it takes from `sources` ("federated", "site")."""
-    deviations = study.preprocess.standardise in sources
+    deviations, imputes = _taken(study, sources)
     if study.preprocess.image is not None:
         return _image_layout(study.preprocess.image.channels, wanted=deviations)
-    imputes = study.preprocess.impute in sources
     numeric = study.data.numeric
-    wanted = [deviations or (imputes and f.missing != "refuse") for f in numeric]
+    wanted = [_wants_number(f, deviations, imputes) for f in numeric]
     squared = [deviations and f.type != "boolean" for f in numeric]
     scale = [_scale(feature) for feature in numeric]
     return Layout(
@@ -97,8 +96,23 @@ def needs_site(study: Study) -> bool:
 
 
 def _needs(study: Study, source: str) -> bool:
-    sums = layout(study, {source})
-    return bool(sums.wanted.any()) or any(sums.wanted_levels)
+    """Whether `layout` would want any sum, without making one: every virtual site asks."""
+    sources = {source}
+    deviations, imputes = _taken(study, sources)
+    if study.preprocess.image is not None:
+        return deviations
+    return any(_wants_number(f, deviations, imputes) for f in study.data.numeric) or any(
+        _wants_levels(f, imputes, sources) for f in study.data.categorical
+    )
+
+
+def _taken(study: Study, sources: AbstractSet[str]) -> tuple[bool, bool]:
+    """Whether deviations, and what is filled in, come from these sources."""
+    return study.preprocess.standardise in sources, study.preprocess.impute in sources
+
+
+def _wants_number(feature: Feature, deviations: bool, imputes: bool) -> bool:
+    return deviations or (imputes and feature.missing != "refuse")
 
 
 def _wants_levels(feature: Feature, imputes: bool, sources: AbstractSet[str]) -> bool:

@@ -1,7 +1,8 @@
 """A grid whose sites train in this process or its workers, asked all at once.
 
 Every site checks and pays in this process, before anything is computed; executors only compute.
-Whatever is not training travels as a message, as in the `loop` engine.
+Test rows of all sites are scored at once, and each site releases what it may. What comes before the
+first round travels as messages, as in the `loop` engine.
 """
 
 from __future__ import annotations
@@ -13,17 +14,22 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedward.client.dataset import Dataset
 from fedward.client.site import Site, largest_weight
 from fedward.client.training import diverged
 from fedward.common.errors import FedwardError, RoundError
+from fedward.common.metrics import Counts
 from fedward.common.preprocess import Transform
+from fedward.common.tensors import Weights
+from fedward.server.evaluation import Evaluated
 from fedward.server.history import Drift
 from fedward.server.replies import Refusal
-from fedward.server.together import Asked, Trained
+from fedward.server.together import Asked, AskedToEvaluate, Trained
 from fedward.simulations.engines.executors import Executor, Round
 from fedward.simulations.engines.loop import LoopGrid, reached
 from fedward.simulations.engines.pool import Pool
 from fedward.simulations.engines.results import MOST_KEPT, Layout, Results
+from fedward.simulations.scoring import Scoring
 
 MakeExecutor = Callable[[Sequence[Site], Transform], Executor]
 _TOO_LARGE = "the update is larger than [aggregation] max_update_norm"
@@ -46,11 +52,17 @@ class EngineGrid(LoopGrid):
         self._make = make
         self._workers = min(workers, len(self._sites))
         self._crew: _Crew | None = None
+        self._transform: tuple[str, Transform] | None = None
 
     def train_together(self, asked: Asked) -> Trained:
         """See `server.together.TrainsTogether`."""
         crew = self._ready(asked)
-        admitted, refused = self._admit(asked, crew.transform)
+        transform, largest = crew.transform, largest_weight(asked.weights)
+
+        def admit(site: Site) -> None:
+            site.admit(asked.weights, transform, round_number=asked.number, largest=largest)
+
+        admitted, refused = self._each(asked.shares, admit)
         results = crew.results
         results.before[:] = results.layout.vector(asked.weights)
         # Shares of all add up to one, so that a sum is no larger than what is added.
@@ -66,6 +78,44 @@ class EngineGrid(LoopGrid):
             self.close()  # nothing is left to train: workers and results give way to evaluation
         return trained
 
+    def evaluate_together(self, asked: AskedToEvaluate) -> Evaluated:
+        """See `server.together.AsksTogether`."""
+        transform, largest = self._parsed(asked.transform), largest_weight(asked.weights)
+
+        def admit(site: Site) -> None:
+            site.admit_evaluation(
+                asked.weights, transform, round_number=asked.number, largest=largest
+            )
+            site.testing(transform)
+
+        admitted, refused = self._each(asked.sites, admit)
+        released: dict[str, Counts | None] = {}
+        sites = [self._sites[index] for index in admitted]
+        for site, rows, scores in self._scored(sites, transform, asked.weights, refused):
+            try:
+                released[site.name] = site.release(scores, rows, round_number=asked.number)
+            except FedwardError as error:
+                refused[site.name] = _refusal(error)
+        return Evaluated(released, refused)
+
+    def _scored(
+        self,
+        sites: Sequence[Site],
+        transform: Transform,
+        weights: Weights,
+        refused: dict[str, Refusal],
+    ) -> Iterable[tuple[Site, Dataset, NDArray[np.float32]]]:
+        """Sites, their test rows, and the scores of these; all refuse weights that are none."""
+        if not sites:
+            return []
+        tests = Scoring(sites, transform)
+        try:
+            scores = tests.split(tests.scores(weights))
+        except FedwardError as error:
+            refused |= {site.name: _refusal(error) for site in sites}
+            return []
+        return zip(sites, tests.each, scores, strict=True)
+
     def close(self) -> None:
         """End the workers."""
         if self._crew is not None:
@@ -76,7 +126,7 @@ class EngineGrid(LoopGrid):
         """The executor and its workers, made before the first round."""
         if self._crew is None or self._crew.text != asked.transform:
             self.close()
-            transform = Transform.from_json(asked.transform)
+            transform = self._parsed(asked.transform)
             executor = self._make(self._sites, transform)
             layout, sites = Layout.of(asked.weights, executor.turned), len(self._sites)
             keep = asked.each or layout.size * sites <= MOST_KEPT
@@ -84,21 +134,26 @@ class EngineGrid(LoopGrid):
             self._crew = _Crew(asked.transform, transform, executor, results, self._workers)
         return self._crew
 
-    def _admit(self, asked: Asked, transform: Transform) -> tuple[list[int], dict[str, Refusal]]:
-        """Let every site check and pay."""
-        admitted, refused = [], {}
-        largest = largest_weight(asked.weights)
-        for name in asked.shares:
+    def _parsed(self, text: str) -> Transform:
+        """The preprocessing; the same object as before, so that nobody has to compare."""
+        if self._transform is None or self._transform[0] != text:
+            self._transform = text, Transform.from_json(text)
+        return self._transform[1]
+
+    def _each(
+        self, names: Iterable[str], ask: Callable[[Site], None]
+    ) -> tuple[list[int], dict[str, Refusal]]:
+        """Ask each of some sites: who agrees, and why the others do not."""
+        agreed, refused = [], {}
+        for name in names:
             index = self._index[name]
             try:
-                self._sites[index].admit(
-                    asked.weights, transform, round_number=asked.number, largest=largest
-                )
+                ask(self._sites[index])
             except FedwardError as error:
-                refused[name] = Refusal(error.exit_code, str(error))
+                refused[name] = _refusal(error)
             else:
-                admitted.append(index)
-        return admitted, refused
+                agreed.append(index)
+        return agreed, refused
 
     def _trained(
         self, asked: Asked, results: Results, admitted: list[int], refused: dict[str, Refusal]
@@ -106,8 +161,7 @@ class EngineGrid(LoopGrid):
         accepted = []
         for index, square in zip(admitted, results.square[admitted].tolist(), strict=True):
             if math.isnan(square):
-                error = diverged()
-                refused[self._names[index]] = Refusal(error.exit_code, str(error))
+                refused[self._names[index]] = _refusal(diverged())
             elif asked.max_norm is not None and square > asked.max_norm**2:
                 refused[self._names[index]] = Refusal(RoundError.exit_code, _TOO_LARGE)
             else:
@@ -192,6 +246,11 @@ class _Crew:
 
     def _work(self, worker: int, task: _Task) -> None:
         self._executor.train(task.round, task.sites, self.results, worker)
+
+
+def _refusal(error: FedwardError) -> Refusal:
+    """In a site's own words, as `disclose` of its client app has them."""
+    return Refusal(error.exit_code, str(error))
 
 
 def divide(sites: Sequence[int], cost: Callable[[int], float], workers: int) -> list[list[int]]:
