@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -38,7 +39,8 @@ from fedward.common.tensors import Weights
 
 RandomnessFor = Callable[[str, int], Randomness]
 """`(purpose, round)` to randomness: seeded in simulations, cryptographic at a hospital."""
-
+Purpose = Literal["training", "evaluation"]
+"""What a site is asked for in a round."""
 
 LARGEST_WEIGHT = 1e6
 """A model whose weights are larger computes overflows, not predictions."""
@@ -150,24 +152,31 @@ class Site:
         transform: Transform,
         *,
         round_number: int,
+        purpose: Purpose = "training",
         largest: float | None = None,
     ) -> None:
-        """Check a round of training and pay for it: what must come before it, whoever computes it.
+        """Check what is asked and pay for it: what must come before it, whoever computes it.
 
         Args:
-            weights: that training starts from.
+            weights: that training starts from, or that are evaluated.
             transform: the frozen preprocessing.
             round_number: from 1.
+            purpose: what is asked.
             largest: `largest_weight(weights)`, if it is known: many sites may be asked the same.
 
         Raises:
-            PrivacyError, RoundError, TrainingError: as `train`; then nothing was paid.
+            PrivacyError, RoundError, TrainingError: as `train` and `evaluate`; then nothing was
+                paid.
         """
         self._accept(weights, transform, round_number, largest)
-        if self.plan is not None:
-            if self._for_release:
-                self.randomness("training", round_number)
+        if self.plan is None:
+            return
+        if self._for_release:
+            self.randomness(purpose, round_number)
+        if purpose == "training":
             self.spending.charge(round_number, "training", self.plan.training_event())
+        else:
+            self.spending.charge(round_number, "testing", self.plan.evaluation_event())
 
     def local_round(
         self, transform: Transform, *, round_number: int, proximal_mu: float
@@ -199,33 +208,9 @@ class Site:
             RoundError: transform or round are not what this study can lead to.
             TrainingError: training diverged.
         """
-        self.admit_evaluation(weights, transform, round_number=round_number)
+        self.admit(weights, transform, round_number=round_number, purpose="evaluation")
         dataset = self.testing(transform)
         return self.release(self.scores(weights, dataset), dataset, round_number=round_number)
-
-    def admit_evaluation(
-        self,
-        weights: Weights,
-        transform: Transform,
-        *,
-        round_number: int,
-        largest: float | None = None,
-    ) -> None:
-        """Check an evaluation and pay for it: what must come before it, whoever computes scores.
-
-        Args:
-            weights: that are evaluated.
-            transform: the frozen preprocessing.
-            round_number: from 1.
-            largest: `largest_weight(weights)`, if it is known: many sites may be asked the same.
-
-        Raises:
-            PrivacyError, RoundError, TrainingError: as `evaluate`; then nothing was paid.
-        """
-        self._accept(weights, transform, round_number, largest)
-        if self.plan is not None:
-            self.randomness("evaluation", round_number)
-            self.spending.charge(round_number, "testing", self.plan.evaluation_event())
 
     def release(
         self, scores: NDArray[np.float32], dataset: Dataset, *, round_number: int

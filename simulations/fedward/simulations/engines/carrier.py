@@ -83,8 +83,12 @@ class EngineGrid(LoopGrid):
         transform, largest = self._parsed(asked.transform), largest_weight(asked.weights)
 
         def admit(site: Site) -> None:
-            site.admit_evaluation(
-                asked.weights, transform, round_number=asked.number, largest=largest
+            site.admit(
+                asked.weights,
+                transform,
+                round_number=asked.number,
+                purpose="evaluation",
+                largest=largest,
             )
             site.testing(transform)
 

@@ -134,6 +134,7 @@ class Stacked:
         # Convolutions go site by site: more sites at once only leave the cache sooner.
         most = 1 if self._program.convolves else MOST_SITES
         self._chunk = min(max(1, CHUNK // size), most)
+        self._last: tuple[list[int], list[NDArray[np.int64]]] | None = None
 
     def cost(self, site: int) -> float:
         """Steps that it takes: a short last batch costs as much as a whole one."""
@@ -151,7 +152,13 @@ class Stacked:
             after = torch.cat([weight.flatten(1) for layer in stack for weight in layer], dim=1)
             add(after, part, results, worker, asked.max_norm)
 
-    def _chunks(self, sites: Sequence[int]) -> Iterator[NDArray[np.int64]]:
+    def _chunks(self, sites: Sequence[int]) -> list[NDArray[np.int64]]:
+        """As `_divided`; mostly the same sites are asked as in the round before."""
+        if self._last is None or self._last[0] != sites:
+            self._last = list(sites), list(self._divided(sites))
+        return self._last[1]
+
+    def _divided(self, sites: Sequence[int]) -> Iterator[NDArray[np.int64]]:
         """Sites to train together: those with most steps, then with largest batches, first.
 
         All are padded to the largest batch among them, so it decides how many there are.
