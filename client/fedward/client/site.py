@@ -215,7 +215,9 @@ class Site:
     def release(
         self, scores: NDArray[np.float32], dataset: Dataset, *, round_number: int
     ) -> Counts | None:
-        """What may leave the site of an evaluation that was admitted; see `evaluate`.
+        """What may leave the site of an evaluation that `admit` let in; see `evaluate`.
+
+        Nothing is charged here: at a hospital, the gate stops what was not paid.
 
         Args:
             scores: of the test rows, `[rows, outputs]`.

@@ -109,7 +109,7 @@ def single_updates(replies: Replies, site_weights: Mapping[str, float]) -> Parts
 def aggregate(
     strategy: flower.FedAvg, number: int, found: Parts | Mean, before: Weights
 ) -> tuple[Weights, dict[str, Drift]]:
-    """Let a strategy combine checked updates into the next weights.
+    """Let a strategy combine checked updates into the next weights; a mean may be them already.
 
     Args:
         strategy: any of `make_strategy`.

@@ -82,13 +82,13 @@ def _read(study: Study, message: Message) -> Counts | None:
 
 
 def merged_metrics(study: Study) -> MetricsFunction:
-    """The strategy's hook: add up all released counts and compute the metrics once.
+    """The strategy's hook: the metrics of the counts that `Evaluated.replies` added up.
 
     The mean of the sites' metrics would be another, wrong number: AUROC does not average.
     """
 
     def merge(contents: list[RecordDict], _weighted_by: str) -> MetricRecord:
-        released = [counts for content in contents if (counts := _counts(study, content))]
+        released = [counts for content in contents if (counts := _said(study, content))]
         if not released:
             return MetricRecord()
         metrics = evaluate(sum(released[1:], start=released[0]))
@@ -105,12 +105,14 @@ def metrics_by_site(found: Evaluated, merged: MetricRecord) -> dict[str, dict[st
     return result
 
 
-def _counts(study: Study, content: RecordDict) -> Counts | None:
-    metrics = content.metric_records[records.METRICS]
-    if metrics[records.RELEASED] != 1.0:
+def _said(study: Study, content: RecordDict) -> Counts | None:
+    """What `Evaluated.replies` wrote. The limits of a site's counts are not those of a sum."""
+    if content.metric_records[records.METRICS][records.RELEASED] != 1.0:
         return None
-    arrays = {key: array.numpy() for key, array in content.array_records[records.ARRAYS].items()}
-    return _from_arrays(study, arrays)
+    cells = {key: array.numpy() for key, array in content.array_records[records.ARRAYS].items()}
+    shown = bool(cells.pop("decisions")[0])
+    bounds = study.task.bounds if cells.pop("bounds", None) is not None else None
+    return Counts(study.task.kind, cells, bounds, decisions=shown)
 
 
 def _from_arrays(study: Study, arrays: Mapping[str, NDArray[Any]]) -> Counts:

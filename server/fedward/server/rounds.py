@@ -2,7 +2,8 @@
 
     configure_train → sites → aggregate_train → configure_evaluate → sites → aggregate_evaluate
 
-The four methods are those of an unmodified Flower strategy; the loop around them is ours because
+The four methods are those of an unmodified Flower strategy; where a carrier asks all sites at once,
+it is asked only for what it would change (see `together`). The loop around them is ours because
 Flower's has no resume, no quorum that ends, and no fixed order. Here: participants are drawn from
 the study's seed and the round's number, replies are put in order of site name, every update is
 checked before it is used, and the state is on disk before the next round begins. So an interrupted

@@ -103,6 +103,7 @@ class Watch:
             self._known[name] = states[name]
             self._unheard.add(name)
         self._known = states
+        self._unheard &= states.keys()  # an offer may be taken back before anybody heard of it
         await self._moved(states, frozenset(self._unheard))
         self._unheard = set()
 

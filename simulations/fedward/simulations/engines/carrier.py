@@ -55,7 +55,7 @@ class EngineGrid(LoopGrid):
         self._transform: tuple[str, Transform] | None = None
 
     def train_together(self, asked: Asked) -> Trained:
-        """See `server.together.TrainsTogether`."""
+        """See `server.together.AsksTogether`."""
         crew = self._ready(asked)
         transform, largest = crew.transform, largest_weight(asked.weights)
 
