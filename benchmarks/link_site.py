@@ -50,6 +50,7 @@ class Echo:
 
     def _do(self, assignment: Assignment) -> Path:
         work = self._outbox.work(assignment.run, assignment.round, assignment.key)
+        self._outbox.begin(work)
         self._done += 1
         if assignment.action == records.INTRODUCE:
             content = Content(config={records.SITE: self._name})
